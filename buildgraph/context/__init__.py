@@ -1,0 +1,1 @@
+"""Build contexts: ignore rules, walking and hashing files."""

@@ -1,0 +1,1 @@
+"""The Dockerfile language as data: lexing, parsing, expansion, checks. Pure."""

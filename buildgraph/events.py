@@ -1,0 +1,144 @@
+"""Knows what a build tells the outside while it goes on; must not know who listens.
+
+Events are plain values. `time` is seconds on the monotonic clock since the build began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from buildgraph.errors import BuildgraphError, Location
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStarted:
+    """The graph is known: `nodes` of it are to be visited for `targets`."""
+
+    time: float
+    targets: tuple[str, ...]
+    nodes: int
+    store: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted:
+    """A node had no record and is being executed; `reason` says why it missed."""
+
+    time: float
+    node: int
+    label: str  # "//app:image"
+    title: str  # "RUN make", one line
+    stage: str = ""
+    reason: str = ""
+    expected: float | None = None  # seconds it took last time
+    where: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutput:
+    """Raw bytes a node's command wrote; any terminal tricks still inside."""
+
+    time: float
+    node: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """How far a transfer or an unpack has come; total 0 = unknown."""
+
+    time: float
+    node: int
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFinished:
+    """A node has its result. `cached` nodes were not started."""
+
+    time: float
+    node: int
+    label: str
+    title: str
+    cached: bool
+    seconds: float
+    layer: str = ""  # diff_id, "" where the node made none
+    size: int = 0
+    stage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """A node said no."""
+
+    time: float
+    node: int
+    label: str
+    title: str
+    seconds: float
+    error: BuildgraphError
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCancelled:
+    """A node was not run, or stopped, because another failed or the user asked."""
+
+    time: float
+    node: int
+    label: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something worth a line that belongs to no node: a warning, a wait, a sweep."""
+
+    time: float
+    text: str
+    level: str = "info"  # info | warning
+    where: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuilt:
+    """A requested target is complete."""
+
+    time: float
+    label: str
+    digest: str  # of the manifest (or the index)
+    config: str
+    size: int  # compressed bytes of the layers where known, else uncompressed
+    layers: int
+    outputs: tuple[str, ...] = ()
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFinished:
+    """Nothing more will come."""
+
+    time: float
+    ok: bool
+    built: int
+    cached: int
+    failed: int
+    cancelled: int
+    critical_path: tuple[tuple[str, float], ...] = field(default=())
+
+
+Event = (
+    BuildStarted
+    | NodeStarted
+    | NodeOutput
+    | NodeProgress
+    | NodeFinished
+    | NodeFailed
+    | NodeCancelled
+    | Notice
+    | ImageBuilt
+    | BuildFinished
+)
+Listener = Callable[[Event], None]

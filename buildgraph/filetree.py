@@ -1,0 +1,95 @@
+"""Knows what a tree of files looks like from outside; must not know where its bytes are.
+
+Paths are relative `str` in os.fsdecode form (surrogateescape), `/`-separated, without a leading
+slash and without `.` or `..`; the root is "". Names sort by their bytes (`name_order`).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from buildgraph_cache.digest import Digest
+
+
+class Kind(enum.Enum):
+    """The type of a directory entry; values are tar's type flags (POSIX pax, ustar)."""
+
+    FILE = "0"
+    HARDLINK = "1"
+    SYMLINK = "2"
+    CHAR = "3"
+    BLOCK = "4"
+    DIR = "5"
+    FIFO = "6"
+    SOCKET = "s"  # exists in contexts, can never be in a layer
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What lstat(2) says, reduced to what we use."""
+
+    kind: Kind
+    mode: int  # permission bits incl. setuid, setgid, sticky: 0o7777
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    dev: int = 0
+    ino: int = 0
+    nlink: int = 1
+    rdev: int = 0
+    target: str = ""  # of a symbolic link
+
+
+class FileTree(Protocol):
+    """A read-only tree. No method follows a symbolic link, in any component."""
+
+    def stat(self, path: str) -> FileStat | None:
+        """Return what is at `path`, or None where nothing is."""
+
+    def list(self, path: str) -> list[tuple[str, FileStat]]:
+        """Return the entries of a directory as (name, stat), in `name_order`."""
+
+    def open(self, path: str) -> int:
+        """Return a file descriptor for reading a regular file; the caller closes it."""
+
+    def xattrs(self, path: str) -> tuple[tuple[str, bytes], ...]:
+        """Return the extended attributes a layer keeps (`user.*`, `security.capability`), sorted."""
+
+    def digest(self, path: str, stat: FileStat) -> Digest:
+        """Return the sha256 of a regular file's bytes."""
+
+
+def name_order(name: str) -> bytes:
+    """Sort key for names and paths: the order of their bytes."""
+    return os.fsencode(name)
+
+
+@dataclass(frozen=True, slots=True)
+class FromTree:
+    """Bytes that are a regular file of some tree; `stat` is what it was when it was hashed."""
+
+    tree: FileTree
+    path: str
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a layer to be written. `path` as above, never "" ."""
+
+    path: str
+    kind: Kind
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime: int | None = None  # seconds; None = the epoch of the build
+    link: str = ""  # symlink: target text; hardlink: path of an earlier entry of this layer
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    rdev: int = 0  # os.makedev value of a CHAR or BLOCK entry
+    content: bytes | FromTree | None = None  # of a FILE; None means empty

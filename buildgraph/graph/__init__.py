@@ -1,0 +1,1 @@
+"""Stages, nodes, lowering, keys and plans: pure functions of values."""

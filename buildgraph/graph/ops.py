@@ -1,0 +1,149 @@
+"""Knows what a node can do, as data; must not know how it is done.
+
+An op holds everything about a step that is known without looking at files: it goes into the
+node's key as it stands. What its inputs *are* joins it there (keys.py). Nothing in an op may
+depend on where the workspace lies or when the build runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from buildgraph.errors import Location
+from buildgraph.oci.types import Platform
+
+Network = Literal["none", "host", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOp:
+    """A base image from outside: layers and config come from an OCI layout, later a registry."""
+
+    reference: str  # canonical: "oci-layout:///abs/dir@sha256:..." is resolved to a digest
+    digest: str  # manifest digest
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSource:
+    """Files of a local directory; `context` is an index into NodeGraph.contexts, not identity."""
+
+    context: int = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StageSource:
+    """Files of another node's root file system; `input` is an index into Node.inputs."""
+
+    input: int
+
+
+@dataclass(frozen=True, slots=True)
+class InlineFile:
+    """A file whose bytes stand in the Dockerfile (a heredoc)."""
+
+    name: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOp:
+    """COPY or ADD of files that are already on this machine.
+
+    `paths` are expanded sources relative to the source's root; `dest` is absolute, with a
+    trailing slash where the author wrote one. `chown` is "user[:group]" as expanded, `chmod` the
+    octal or symbolic text.
+    """
+
+    source: ContextSource | StageSource
+    paths: tuple[str, ...]
+    inline: tuple[InlineFile, ...]
+    dest: str
+    chown: str | None = None
+    chmod: str | None = None
+    exclude: tuple[str, ...] = ()
+    parents: bool = False
+    link: bool = False
+    unpack: bool | None = None  # ADD: None = sniff, False = never; COPY: False
+    required: bool = True  # a literal missing path is an error
+    preserve_times: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MkdirOp:
+    """WORKDIR: make a directory and its parents where they are missing, 0755."""
+
+    path: str
+    user: str = ""  # owner, as USER has it
+
+
+@dataclass(frozen=True, slots=True)
+class RunMount:
+    """One RUN --mount with every default filled in; a source is an index into Node.inputs."""
+
+    type: Literal["bind", "cache", "tmpfs", "secret", "ssh"]
+    target: str
+    options: tuple[tuple[str, str], ...] = ()
+    input: int | None = None
+    context: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOp:
+    """RUN: a command in the root file system of its first input."""
+
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]  # sorted; ARG values included, proxies not
+    cwd: str
+    user: str
+    network: Network
+    hostname: str = "buildgraph"
+    mounts: tuple[RunMount, ...] = ()
+    security: Literal["sandbox", "insecure"] = "sandbox"
+    script: bytes | None = None  # a heredoc with a #! line: run as a file
+
+
+@dataclass(frozen=True, slots=True)
+class PackagesOp:
+    """A root file system from Debian packages, chosen and pinned (the `debian` rule)."""
+
+    packages: tuple[tuple[str, str, str, str], ...]  # (name, version, architecture, sha256), in order
+    configure: bool
+    files: tuple[tuple[str, str], ...] = ()  # extra text files: (path, content)
+
+
+Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of the graph. `inputs[0]` is the file system it starts from, None = scratch."""
+
+    id: int
+    op: Op
+    platform: Platform
+    inputs: tuple[int | None, ...]
+    label: str  # the target that first asked for it
+    stage: str
+    title: str
+    where: Location
+    slot: str  # stable position ("//app:image linux/amd64 build/3"): explains and durations hang here
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSpec:
+    """A local directory that nodes read from, with the text of its ignore file."""
+
+    root: str  # absolute
+    ignore: tuple[str, ...]  # patterns, already cleaned
+    name: str  # as shown: "context app/"
+    ignore_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGraph:
+    """Nodes in topological order; `nodes[i].id == i`."""
+
+    nodes: tuple[Node, ...]
+    contexts: tuple[ContextSpec, ...]

@@ -1,0 +1,41 @@
+"""Knows the cap of every input we read; must not know who reads it.
+
+Each cap has a test that goes one over it (reliability rule 8).
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# Dockerfile
+DOCKERFILE_BYTES: Final = 1 * MIB
+DOCKERFILE_LINE_BYTES: Final = 65_535  # BuildKit's scanner limit
+EXPANDED_VALUE_BYTES: Final = 64 * KIB
+STAGES: Final = 1_000
+
+# Boxfile
+BOXFILE_BYTES: Final = 1 * MIB
+YAML_DEPTH: Final = 64
+YAML_ALIASES: Final = 100
+
+# Context
+IGNORE_PATTERNS: Final = 10_000
+LINK_BUDGET: Final = 255  # symbolic links followed for one path, as path_resolution(7) allows 40
+
+# Images and layers
+MANIFEST_BYTES: Final = 4 * MIB
+INDEX_DEPTH: Final = 4
+TAR_HEADER_RECORD_BYTES: Final = 1 * MIB  # one PAX or GNU long-name record
+SPARSE_ENTRIES: Final = 10_000
+LAYER_BYTES: Final = 20 * GIB  # logical size of one layer, raised by a flag
+DECOMPRESS_RATIO: Final = 1_000  # enforced once DECOMPRESS_FREE bytes have come out
+DECOMPRESS_FREE: Final = 64 * MIB
+ZSTD_WINDOW: Final = 128 * MIB
+
+# Running things
+PASSWD_BYTES: Final = 10 * MIB
+PASSWD_LINE_BYTES: Final = 64 * KIB
+STEP_LOG_BYTES: Final = 64 * MIB
+SECRET_BYTES: Final = 500 * KIB

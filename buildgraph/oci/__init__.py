@@ -1,0 +1,1 @@
+"""OCI images: types, layers, layouts, archives."""

@@ -1,0 +1,1 @@
+"""A container described as data and started by direct system calls."""

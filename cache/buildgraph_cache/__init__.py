@@ -1,0 +1,1 @@
+"""A content-addressed store with records, leases and garbage collection."""
