@@ -1,0 +1,282 @@
+"""Knows which keys a Boxfile may hold, their types, defaults and words, as one table; must not
+know how a value is parsed (`values.py`) or where a file lies.
+
+Validation reads this table now; a JSON Schema can be written from it later, so nothing about a
+key may be known elsewhere. A rule of another room describes its attributes with the same words
+and hands the `RuleSpec` to `Workspace.open`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Any scalar, kept as written (`3.10` is "3.10"); `pattern` must match it whole."""
+
+    pattern: str = ""
+    expected: str = "text"  # words for the message when `pattern` does not match
+    multiline: bool = False  # whether a line break may be inside
+
+
+@dataclass(frozen=True, slots=True)
+class Bool:
+    """`true` or `false`, as in the YAML 1.2 core schema; nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """A whole number."""
+
+    minimum: int = 0
+    maximum: int = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A number of bytes: `1048576`, `256M`, `1.5GiB`; units are powers of 1024, as docker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A time span in Go's words (`500ms`, `1h30m`), parsed to nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRef:
+    """The label of one target: `//pkg:name`, `//pkg`, `:name`, or the bare name of a neighbour."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatternRef:
+    """A label or a pattern of labels: `//pkg/...`, `:all`, `-//pkg:name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSource:
+    """What a named context is: a label, a directory (with a slash in it) or `oci-layout://…`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath:
+    """A file, relative to the Boxfile's directory; parsed to a path relative to the workspace."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirPath:
+    """A directory, relative to the Boxfile's; parsed to a path relative to the workspace."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackageName:
+    """A package of a distribution: `name`, `name:arch`, `name=version`, `name:arch=version`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformName:
+    """`os/arch[/variant]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list; with `single`, one item may stand there without the list."""
+
+    item: Type
+    single: bool = False
+    unique: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """A mapping of any keys; `key_pattern` must match each key whole."""
+
+    value: Type
+    key_pattern: str = ""
+    key_expected: str = "a name"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A mapping of known keys; exactly one of `one_of` must be there."""
+
+    fields: tuple[Attribute, ...]
+    one_of: tuple[str, ...] = ()
+
+
+Type = (
+    Text
+    | Bool
+    | Int
+    | Size
+    | Duration
+    | Choice
+    | LabelRef
+    | PatternRef
+    | ContextSource
+    | FilePath
+    | DirPath
+    | PackageName
+    | PlatformName
+    | ListOf
+    | MapOf
+    | Record
+)
+
+# What a key is when nobody wrote it: parsed data, as `Value.data` would hold it.
+Default = bool | int | str | tuple[()] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One key of a target (or of a record).
+
+    `default` is the value when the key is absent, in parsed form: text, number, `()` for a list
+    or a mapping, None for "not given". A required attribute has none.
+    """
+
+    name: str
+    type: Type
+    doc: str
+    default: Default = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """A kind of target: its name in `rule:`, one line of words, its attributes."""
+
+    name: str
+    doc: str
+    attributes: tuple[Attribute, ...]
+
+    def attribute(self, name: str) -> Attribute | None:
+        """Return the attribute of this name, or None."""
+        return next((a for a in self.attributes if a.name == name), None)
+
+
+Network = Literal["none", "host", "default"]
+Timestamps = Literal["normal", "preserve"]
+
+ENVIRONMENT_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+CONTEXT_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"
+
+# Attributes that every target may have.
+COMMON: Final = (
+    Attribute("rule", Text(), "The kind of target.", default="image"),
+    Attribute("doc", Text(multiline=True), "What the target is for, in words.", default=""),
+)
+
+SECRET: Final = Record(
+    fields=(
+        Attribute(
+            "id",
+            Text(r"[A-Za-z0-9_.-]+", "an id of letters, digits, '_', '.', '-'"),
+            "What RUN --mount=type=secret,id= asks for.",
+            required=True,
+        ),
+        Attribute(
+            "env",
+            Text(ENVIRONMENT_NAME, "the name of an environment variable"),
+            "Environment variable that holds it.",
+        ),
+        Attribute("src", FilePath(), "File that holds it."),
+    ),
+    one_of=("env", "src"),
+)
+
+IMAGE: Final = RuleSpec(
+    "image",
+    "An image from a Dockerfile.",
+    (
+        Attribute("dockerfile", FilePath(), "The Dockerfile; default: Dockerfile, Containerfile."),
+        Attribute("dockerfile_inline", Text(multiline=True), "The text of the Dockerfile itself."),
+        Attribute("context", DirPath(), "Directory that COPY reads from; default: this one."),
+        Attribute(
+            "contexts",
+            MapOf(ContextSource(), CONTEXT_NAME, "a context name"),
+            "Names that FROM and --from= may use: targets, directories, OCI layouts.",
+            default=(),
+        ),
+        Attribute(
+            "args",
+            MapOf(Text(multiline=True), ENVIRONMENT_NAME, "the name of an ARG"),
+            "Values of ARG instructions.",
+            default=(),
+        ),
+        Attribute("stage", Text(r"\S+", "the name of a stage"), "Stage to build; default: last."),
+        Attribute(
+            "platforms",
+            ListOf(PlatformName(), single=True, unique=True),
+            "Platforms to build for; default: this machine's.",
+            default=(),
+        ),
+        Attribute(
+            "tags",
+            ListOf(Text(r"\S+", "an image name"), single=True, unique=True),
+            "Names that the image gets.",
+            default=(),
+        ),
+        Attribute("labels", MapOf(Text(multiline=True)), "Labels of the config.", default=()),
+        Attribute(
+            "annotations", MapOf(Text(multiline=True)), "Annotations of the manifest.", default=()
+        ),
+        Attribute("secrets", ListOf(SECRET), "Secrets that RUN may mount.", default=()),
+        Attribute(
+            "network",
+            Choice(("none", "host", "default")),
+            "Network of RUN steps.",
+            default="default",
+        ),
+        Attribute(
+            "timestamps",
+            Choice(("normal", "preserve")),
+            "normal: no file is younger than the epoch; preserve: as they are.",
+            default="normal",
+        ),
+        Attribute(
+            "ignore",
+            ListOf(Text()),
+            "Patterns to leave out of the context, instead of the ignore file's.",
+        ),
+    ),
+)
+
+GROUP: Final = RuleSpec(
+    "group",
+    "Several targets under one name.",
+    (Attribute("targets", ListOf(PatternRef()), "Labels or patterns.", required=True),),
+)
+
+BUILT_IN: Final[dict[str, RuleSpec]] = {rule.name: rule for rule in (IMAGE, GROUP)}
+
+WORKSPACE: Final = Record(
+    fields=(
+        Attribute(
+            "name",
+            Text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '.', '-'"),
+            "Name of the workspace; default: its directory's.",
+        ),
+        Attribute(
+            "vars",
+            MapOf(Text(multiline=True), ENVIRONMENT_NAME, "the name of a variable"),
+            "Values for templates.",
+            default=(),
+        ),
+        Attribute("registry", Text(r"\S+", "a registry or a prefix in one"), "Where tags live."),
+    )
+)
+
+# Keys that the design has and this version does not do yet: refused in words, never ignored.
+LATER_FILE: Final = ("package", "load")
+LATER_WORKSPACE: Final = ("rules",)
+LATER_TARGET: Final = ("extends", "matrix", "visibility", "srcs", "exclude")
+LATER_RULES: Final = ("smoke",)
