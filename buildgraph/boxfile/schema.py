@@ -62,7 +62,7 @@ class PatternRef:
 
 
 @dataclass(frozen=True, slots=True)
-class ContextSource:
+class ContextPlace:
     """What a named context is: a label, a directory (with a slash in it) or `oci-layout://…`."""
 
 
@@ -121,7 +121,7 @@ Type = (
     | Choice
     | LabelRef
     | PatternRef
-    | ContextSource
+    | ContextPlace
     | FilePath
     | DirPath
     | PackageName
@@ -202,7 +202,7 @@ IMAGE: Final = RuleSpec(
         Attribute("context", DirPath(), "Directory that COPY reads from; default: this one."),
         Attribute(
             "contexts",
-            MapOf(ContextSource(), CONTEXT_NAME, "a context name"),
+            MapOf(ContextPlace(), CONTEXT_NAME, "a context name"),
             "Names that FROM and --from= may use: targets, directories, OCI layouts.",
             default=(),
         ),
