@@ -1,0 +1,349 @@
+"""Knows how a node graph becomes layers and images: key, look up, execute, record, deliver; must
+not know what any kind of op does, nor how anything is shown.
+
+Keys chain on what inputs *are*, so a node is looked up as soon as its inputs are known, and a
+rebuilt input with the same bytes stops the rebuild there. A node whose key is being built
+elsewhere waits for that build and takes its result (`key_lock`), within this process and across
+processes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from buildgraph import events as ev
+from buildgraph.engine import records
+from buildgraph.engine.identify import Identifier
+from buildgraph.engine.scheduler import Scheduler, State, critical_path, ranks
+from buildgraph.engine.work import Executor, Outcome, Work
+from buildgraph.errors import BuildFailed, BuildgraphError, Interrupted
+from buildgraph.graph.explain import Reason, differences
+from buildgraph.graph.keys import NodeKey
+from buildgraph.graph.lower import needs_directory
+from buildgraph.graph.ops import CopyOp, ImageOp, Node, NodeGraph
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.types import Chain, Layer
+from buildgraph_cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to run, never what to make."""
+
+    jobs: int = 2
+    keep_going: bool = False
+    no_cache: bool = False
+    no_cache_stages: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What to do once the nodes of a target are done; `needs` are node ids."""
+
+    label: str
+    needs: tuple[int, ...]
+    deliver: Callable[[Mapping[int, Outcome]], ev.ImageBuilt]
+
+
+@dataclass(slots=True)
+class BuildResult:
+    """What came of it."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    images: list[ev.ImageBuilt] = field(default_factory=list)
+    built: int = 0
+    cached: int = 0
+    errors: list[BuildgraphError] = field(default_factory=list)
+
+
+class Builder:
+    """Runs one graph once."""
+
+    def __init__(
+        self,
+        graph: NodeGraph,
+        *,
+        store: Store,
+        layers: LayerStore,
+        identifier: Identifier,
+        executors: Mapping[type, Executor],
+        images: Mapping[str, Chain],
+        options: BuildOptions,
+        listener: ev.Listener,
+        started: float | None = None,
+    ):
+        self._graph = graph
+        self._store = store
+        self._layers = layers
+        self._identifier = identifier
+        self._executors = executors
+        self._images = images
+        self._options = options
+        self._emit = listener
+        self._started = time.monotonic() if started is None else started
+        self._cancel = threading.Event()
+        self._keys: dict[int, NodeKey] = {}
+        self._seconds: list[float] = []
+        self._want_directory = needs_directory(graph)
+        self._guard = threading.Lock()
+        self._reasons: dict[int, tuple[Reason, ...]] = {}
+        self.result = BuildResult()
+
+    def now(self) -> float:
+        """Return seconds since the build began."""
+        return time.monotonic() - self._started
+
+    @property
+    def cancel(self) -> threading.Event:
+        """Set this to stop the build; running steps end within about a second."""
+        return self._cancel
+
+    def run(self, deliveries: Sequence[Delivery] = ()) -> BuildResult:
+        """Build every node, then what `deliveries` ask for; failures are in `result.errors`.
+
+        Promises that nothing of this build is running when it returns. Raises Interrupted.
+        """
+        nodes = self._graph.nodes
+        inputs: list[list[int]] = [
+            [i for i in node.inputs if i is not None] for node in nodes
+        ]
+        inputs += [list(d.needs) for d in deliveries]
+        self._seconds = [0.0] * len(inputs)
+        # Depth is the first guess; durations replace it at the first miss, when they matter.
+        rank = ranks(inputs, [1.0] * len(inputs))
+        scheduler = Scheduler(
+            inputs,
+            rank,
+            jobs=self._options.jobs,
+            keep_going=self._options.keep_going,
+            cancel=self._cancel,
+        )
+        total = len(nodes)
+        self._emit(
+            ev.BuildStarted(
+                self.now(), tuple(d.label for d in deliveries), total, str(self._store.root)
+            )
+        )
+
+        def quick(index: int) -> bool:
+            return index < total and self._quick(nodes[index])
+
+        def slow(index: int) -> None:
+            if index < total:
+                self._slow(nodes[index])
+            else:
+                self._deliver(deliveries[index - total])
+
+        interrupted: BaseException | None = None
+        try:
+            scheduler.run(quick, slow)
+        except (Interrupted, KeyboardInterrupt) as error:
+            interrupted = error
+        self._account(scheduler, deliveries, inputs, interrupted)
+        if interrupted is not None:
+            raise Interrupted("interrupted") from interrupted
+        return self.result
+
+    def _account(
+        self,
+        scheduler: Scheduler,
+        deliveries: Sequence[Delivery],
+        inputs: list[list[int]],
+        interrupted: BaseException | None,
+    ) -> None:
+        total = len(self._graph.nodes)
+        for index, error in scheduler.errors:
+            if not isinstance(error, BuildgraphError):
+                raise error
+            self.result.errors.append(error)
+            if index >= total:
+                self._emit(
+                    ev.NodeFailed(self.now(), index, deliveries[index - total].label, "image", 0.0, error)
+                )
+        cancelled = [
+            n for n in self._graph.nodes if scheduler.states[n.id] in (State.SKIPPED, State.WAITING)
+        ]
+        for node in cancelled:
+            self._emit(ev.NodeCancelled(self.now(), node.id, node.label, node.title))
+        ok = not scheduler.errors and interrupted is None
+        path: tuple[tuple[str, float], ...] = ()
+        if self.result.built:
+            spent = [o.seconds if (o := self.result.outcomes.get(i)) and not o.cached else 0.0
+                     for i in range(len(inputs))]
+            path = tuple(
+                (f"{self._graph.nodes[i].label} {self._graph.nodes[i].title}", spent[i])
+                for i in critical_path(inputs, spent)
+                if i < total and spent[i] > 0
+            )
+        self._emit(
+            ev.BuildFinished(
+                self.now(),
+                ok,
+                self.result.built,
+                self.result.cached,
+                len(scheduler.errors),
+                len(cancelled),
+                path,
+            )
+        )
+
+    # -- one node ----------------------------------------------------------------------
+
+    def _parent(self, node: Node) -> Chain:
+        return self._chain(node.inputs[0] if node.inputs else None)
+
+    def _chain(self, index: int | None) -> Chain:
+        return Chain() if index is None else self.result.outcomes[index].chain
+
+    def _sources(self, node: Node) -> tuple[Chain, ...]:
+        return tuple(self._chain(i) for i in node.inputs)
+
+    def _quick(self, node: Node) -> bool:
+        """Answer what needs no reading of files; a hit costs one look-up."""
+        op = node.op
+        if isinstance(op, ImageOp):
+            self._finish(node, Outcome(self._images[op.digest], None, True, op.digest, 0.0))
+            return True
+        if isinstance(op, CopyOp):
+            return False
+        key = self._key(node)
+        return key is not None and self._hit(node, key)
+
+    def _key(self, node: Node) -> NodeKey:
+        key = self._keys.get(node.id)
+        if key is None:
+            key = self._identifier.key(node, self._parent(node), self._sources(node))
+            self._keys[node.id] = key
+        return key
+
+    def _hit(self, node: Node, key: NodeKey, seconds: float = 0.0) -> bool:
+        if self._bypassed(node):
+            return False
+        record = records.load_node(self._store, key.digest)
+        if record is None:
+            return False
+        if record.layer is not None and not self._layers.available(record.layer):
+            return False
+        parent = self._parent(node)
+        chain = parent if record.layer is None else parent.push(record.layer)
+        self._finish(node, Outcome(chain, record.layer, True, key.digest, record.seconds))
+        return True
+
+    def _bypassed(self, node: Node) -> bool:
+        return self._options.no_cache or (
+            bool(self._options.no_cache_stages) and node.stage.lower() in self._options.no_cache_stages
+        )
+
+    def _slow(self, node: Node) -> None:
+        key = self._key(node)
+        if self._hit(node, key):
+            return
+
+        def waiting(text: str) -> None:
+            self._emit(ev.Notice(self.now(), f"{node.label} {node.title}: {text}"))
+
+        with self._store.key_lock(key.digest, on_wait=waiting):
+            # Whoever held the lock may have built it meanwhile.
+            if not self._hit(node, key):
+                self._execute(node, key)
+
+    def _execute(self, node: Node, key: NodeKey) -> None:
+        slot = records.load_slot(self._store, node.slot)
+        reasons = self._explain(key, slot)
+        self._reasons[node.id] = reasons
+        begun = time.monotonic()
+        self._emit(
+            ev.NodeStarted(
+                self.now(),
+                node.id,
+                node.label,
+                node.title,
+                node.stage,
+                str(reasons[0]) if reasons else "",
+                slot.seconds if slot else None,
+                node.where,
+            )
+        )
+        work = Work(
+            node,
+            key,
+            self._parent(node),
+            self._sources(node),
+            self._want_directory[node.id],
+            lambda data: self._emit(ev.NodeOutput(self.now(), node.id, data)),
+            lambda text, done, total: self._emit(
+                ev.NodeProgress(self.now(), node.id, text, done, total)
+            ),
+            self._cancel,
+        )
+        try:
+            layer = self._executors[type(node.op)].execute(work)
+        except BuildgraphError as error:
+            if isinstance(error, BuildFailed) and not error.label:
+                error.label = node.label
+            if error.where is None:
+                error.where = node.where
+            spent = time.monotonic() - begun
+            self._emit(ev.NodeFailed(self.now(), node.id, node.label, node.title, spent, error))
+            raise
+        seconds = time.monotonic() - begun
+        records.save_node(self._store, key, layer, seconds)
+        records.save_slot(self._store, node.slot, key.digest, seconds, reasons)
+        parent = self._parent(node)
+        chain = parent if layer is None else parent.push(layer)
+        self._finish(node, Outcome(chain, layer, False, key.digest, seconds))
+
+    def _explain(self, key: NodeKey, slot: records.SlotRecord | None) -> tuple[Reason, ...]:
+        if self._options.no_cache:
+            return (Reason("--no-cache"),)
+        return explain_key(self._store, key, slot)
+
+    def _finish(self, node: Node, outcome: Outcome) -> None:
+        with self._guard:
+            self.result.outcomes[node.id] = outcome
+            if outcome.cached:
+                self.result.cached += 1
+            else:
+                self.result.built += 1
+        layer: Layer | None = outcome.layer
+        self._emit(
+            ev.NodeFinished(
+                self.now(),
+                node.id,
+                node.label,
+                node.title,
+                outcome.cached,
+                outcome.seconds,
+                layer.diff_id if layer else "",
+                layer.size if layer else 0,
+                node.stage,
+            )
+        )
+
+    def _deliver(self, delivery: Delivery) -> None:
+        built = delivery.deliver(self.result.outcomes)
+        with self._guard:
+            self.result.images.append(built)
+        self._emit(built)
+
+
+def explain_key(
+    store: Store, key: NodeKey, slot: records.SlotRecord | None
+) -> tuple[Reason, ...]:
+    """Return why `key` is not what was last built in its slot."""
+    if slot is None:
+        return differences(None, key.preimage)
+    if slot.key == key.digest:
+        return (Reason("its result is no longer in the store"),)
+    record = records.load_node(store, slot.key)  # type: ignore[arg-type]  # a Digest as stored
+    if record is None:
+        return (Reason("what was built here before is no longer in the store"),)
+    old, new = record.preimage, key.preimage
+    if "files" in old and "files" in new and isinstance(new["files"], str):
+        before = records.load_listing(store, str(old["files"]))
+        after = records.load_listing(store, new["files"])
+        return differences(old, new, before, after)
+    return differences(old, new)

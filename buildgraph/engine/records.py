@@ -1,0 +1,125 @@
+"""Knows what the engine remembers in the store and under which kind and key; must not know how
+the store keeps it.
+
+| kind      | key                    | value                                                   |
+|-----------|------------------------|---------------------------------------------------------|
+| node      | NodeKey                | the layer it made, its preimage, seconds                |
+| slot      | Node.slot              | the last key built there, and why it was built          |
+| listing   | tree digest            | blob with the names and digests the tree digest covers  |
+| memo      | sha256 of a question   | an answer about immutable layers                        |
+| image     | label and platform     | the last image built for a target                       |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from buildgraph.graph.explain import Listing, Reason
+from buildgraph.graph.keys import NodeKey, Preimage, canonical
+from buildgraph.oci.types import Layer
+from buildgraph_cache.digest import Digest, sha256_digest
+from buildgraph_cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What a node came to; `layer` None: it changed no file."""
+
+    layer: Layer | None
+    preimage: Preimage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRecord:
+    """What was last built at a place of a Dockerfile."""
+
+    key: str
+    seconds: float
+    reasons: tuple[Reason, ...]
+
+
+def load_node(store: Store, key: Digest) -> NodeRecord | None:
+    """Return the record of a key, or None."""
+    raw = store.get_record("node", key)
+    if raw is None:
+        return None
+    value = json.loads(raw)
+    layer = value["layer"]
+    return NodeRecord(
+        None if layer is None else Layer(Digest(layer[0]), layer[1]),
+        value["preimage"],
+        value["seconds"],
+    )
+
+
+def save_node(store: Store, key: NodeKey, layer: Layer | None, seconds: float) -> None:
+    """Remember what a key came to. Call it last: a record promises that its layer exists."""
+    value = {
+        "layer": None if layer is None else [layer.diff_id, layer.size],
+        "preimage": key.preimage,
+        "seconds": round(seconds, 4),
+    }
+    store.put_record("node", key.digest, canonical(value), seconds=seconds)
+
+
+def load_slot(store: Store, slot: str) -> SlotRecord | None:
+    """Return what was last built at `slot`, or None."""
+    raw = store.get_record("slot", slot)
+    if raw is None:
+        return None
+    value = json.loads(raw)
+    reasons = tuple(Reason(*r) for r in value["reasons"])
+    return SlotRecord(value["key"], value["seconds"], reasons)
+
+
+def save_slot(
+    store: Store, slot: str, key: Digest, seconds: float, reasons: tuple[Reason, ...]
+) -> None:
+    """Remember what was built at `slot` and why."""
+    value = {
+        "key": key,
+        "seconds": round(seconds, 4),
+        "reasons": [[r.what, r.old, r.new] for r in reasons],
+    }
+    store.put_record("slot", slot, canonical(value))
+
+
+def save_listing(store: Store, tree: str, listing: Listing) -> None:
+    """Keep the names behind a tree digest, so that `explain` can name the file that changed."""
+    if store.get_record("listing", tree) is not None:
+        return
+    blob = store.put_blob(json.dumps(listing, separators=(",", ":")).encode())
+    store.put_record("listing", tree, blob.encode(), refs=(f"blob:{blob}",))
+
+
+def load_listing(store: Store, tree: str) -> Listing | None:
+    """Return the names behind a tree digest, or None where they are gone."""
+    raw = store.get_record("listing", tree)
+    if raw is None:
+        return None
+    digest = Digest(raw.decode())
+    if not store.has_blob(digest):
+        return None
+    with store.open_blob(digest) as file:
+        value: Mapping[str, Any] = json.loads(file.read())
+    return {name: tuple(fields) for name, fields in value.items()}
+
+
+def question(*parts: Any) -> str:
+    """Return the key of a memo: questions about layers have one answer for ever."""
+    return sha256_digest(canonical(list(parts)))
+
+
+def load_memo(store: Store, key: str) -> Any:
+    """Return a remembered answer, or None."""
+    raw = store.get_record("memo", key)
+    return None if raw is None else json.loads(raw)
+
+
+def save_memo(store: Store, key: str, answer: Any) -> None:
+    """Remember an answer."""
+    store.put_record("memo", key, canonical(answer))

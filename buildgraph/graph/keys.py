@@ -1,0 +1,122 @@
+"""Knows how a node's key is made from its op and from what its inputs are; must not know how
+either came about.
+
+A key is the sha256 of a canonical JSON text, its preimage. The preimage is what is stored and what
+`explain` compares, so the explanation cannot differ from the key: there is one traversal.
+Structured, never joined strings (reliability A60): a mapping with a schema version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
+from buildgraph.oci.types import Platform
+from buildgraph_cache.digest import Digest, sha256_digest
+
+SCHEMA = 1
+
+Preimage = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKey:
+    """A key with what it was made from."""
+
+    digest: Digest
+    preimage: Preimage
+
+
+def canonical(value: Any) -> bytes:
+    """Return one text for one value: sorted keys, no spaces, ASCII only."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text.encode()
+
+
+def make_key(preimage: Preimage) -> NodeKey:
+    """Return the key of a preimage."""
+    return NodeKey(sha256_digest(canonical(preimage)), preimage)
+
+
+def _head(kind: str, platform: Platform, epoch: int) -> dict[str, Any]:
+    return {"schema": SCHEMA, "kind": kind, "platform": str(platform), "epoch": epoch}
+
+
+def exec_key(
+    op: ExecOp,
+    platform: Platform,
+    epoch: int,
+    parent: str,
+    sources: Sequence[str | None],
+    profile: str,
+) -> NodeKey:
+    """Key of a RUN: what it runs, on which layers, under which profile.
+
+    `parent` is the ChainID of the file system, `sources` the identity of what each mount shows
+    (None for mounts that show nothing of ours: cache, tmpfs, secret). Secret values and the
+    contents of cache mounts never enter.
+    """
+    mounts = [
+        {"type": m.type, "target": m.target, "options": dict(m.options), "source": source}
+        for m, source in zip(op.mounts, sources, strict=True)
+    ]
+    return make_key(
+        {
+            **_head("run", platform, epoch),
+            "args": op.args,
+            "env": dict(op.env),
+            "cwd": op.cwd,
+            "user": op.user,
+            "network": op.network,
+            "hostname": op.hostname,
+            "security": op.security,
+            "script": None if op.script is None else op.script.decode("latin-1"),
+            "mounts": mounts,
+            "parent": parent,
+            "profile": profile,
+        }
+    )
+
+
+def copy_key(
+    op: CopyOp, platform: Platform, epoch: int, files: str, destination: Mapping[str, Any]
+) -> NodeKey:
+    """Key of a COPY or ADD: the files' tree digest, and what the destination looks like.
+
+    The parent's identity is not in it: where the destination is the same, the layer is.
+    """
+    return make_key(
+        {
+            **_head("copy", platform, epoch),
+            "files": files,
+            "destination": destination,
+            "chmod": op.chmod,
+            "unpack": op.unpack,
+            "preserve_times": op.preserve_times,
+        }
+    )
+
+
+def mkdir_key(
+    op: MkdirOp, platform: Platform, epoch: int, destination: Mapping[str, Any]
+) -> NodeKey:
+    """Key of a WORKDIR."""
+    return make_key(
+        {**_head("mkdir", platform, epoch), "path": op.path, "destination": destination}
+    )
+
+
+def packages_key(op: PackagesOp, platform: Platform, epoch: int, profile: str) -> NodeKey:
+    """Key of a root file system from packages: pinned bytes, order, and the recipe's version."""
+    return make_key(
+        {
+            **_head("packages", platform, epoch),
+            "packages": [list(p) for p in op.packages],
+            "configure": op.configure,
+            "files": dict(op.files),
+            "profile": profile,
+        }
+    )

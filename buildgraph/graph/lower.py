@@ -1,0 +1,424 @@
+"""Knows how unfolded stages of many targets become one graph of nodes; must not know what any
+file contains or whether a node will hit.
+
+Identical steps over identical inputs become one node, whichever targets ask for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from buildgraph.dockerfile.instructions import Dockerfile
+from buildgraph.errors import InputError, Location
+from buildgraph.graph.ops import (
+    ContextSource,
+    ContextSpec,
+    CopyOp,
+    ExecOp,
+    ImageOp,
+    MkdirOp,
+    Network,
+    Node,
+    NodeGraph,
+    Op,
+    PackagesOp,
+    RunMount,
+    StageSource,
+)
+from buildgraph.graph.stages import (
+    BuildArgs,
+    ContextRef,
+    CopyIR,
+    ImageRef,
+    RunIR,
+    ScratchRef,
+    SourceRef,
+    StageIR,
+    StageRef,
+    StepIR,
+    Unfolder,
+    WorkdirIR,
+)
+from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
+
+
+@dataclass(frozen=True, slots=True)
+class LabelBinding:
+    """A named context that is another target's image."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirBinding:
+    """A named context that is a local directory."""
+
+    spec: ContextSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBinding:
+    """A named context that is an image from outside, under the name it was resolved by."""
+
+    reference: str
+
+
+Binding = LabelBinding | DirBinding | ImageBinding
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """What resolving found out about an outside image."""
+
+    reference: str
+    digest: str
+    config: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInput:
+    """One image target with everything that its Dockerfile is read with."""
+
+    label: str
+    dockerfile: Dockerfile
+    context: ContextSpec
+    bindings: Mapping[str, Binding]
+    build: BuildArgs
+    stage: str | None = None
+    network: Network = "default"
+    preserve_times: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """What a target comes to: the node its files are, its config, and its history.
+
+    `history` pairs an entry with the node that makes its layer; None: the entry stands as it is.
+    """
+
+    label: str
+    platform: Platform
+    node: int | None
+    config: ImageConfig
+    history: tuple[tuple[HistoryEntry, int | None], ...]
+    nodes: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class _Stage:
+    """Where a lowered stage stands."""
+
+    node: int | None
+    config: ImageConfig
+    history: list[tuple[HistoryEntry, int | None]] = field(default_factory=list)
+
+
+class Lowering:
+    """Collects nodes of several targets; `add_*` in dependency order, then `graph()`."""
+
+    def __init__(self, images: Mapping[tuple[str, Platform], ResolvedImage]):
+        self._images = images
+        self._nodes: list[Node] = []
+        self._known: dict[tuple[object, ...], int] = {}
+        self._contexts: list[ContextSpec] = []
+        self._context_ids: dict[ContextSpec, int] = {}
+        self.plans: dict[tuple[str, Platform], TargetPlan] = {}
+        self.unused_args: dict[str, frozenset[str]] = {}
+
+    def graph(self) -> NodeGraph:
+        """Return everything added so far."""
+        return NodeGraph(tuple(self._nodes), tuple(self._contexts))
+
+    def add_packages(
+        self, label: str, op: PackagesOp, config: ImageConfig, where: Location
+    ) -> TargetPlan:
+        """Add a root file system made from packages."""
+        slot = f"{label} {config.platform} packages"
+        title = f"packages ({len(op.packages)})"
+        node = self._node(op, config.platform, (), (label, "", title, where, slot))
+        entry = HistoryEntry(f"debian packages: {len(op.packages)} # buildgraph")
+        plan = TargetPlan(label, config.platform, node, config, ((entry, node),), (node,))
+        self.plans[label, config.platform] = plan
+        return plan
+
+    def add_image(self, target: TargetInput) -> TargetPlan:
+        """Unfold and lower one Dockerfile; the targets it names must have been added before."""
+        unfolder = Unfolder(
+            target.dockerfile,
+            target.build,
+            lambda ref, platform, where: self._base_config(target, ref, platform, where),
+        )
+        unfolded = unfolder.unfold(target.stage)
+        self.unused_args[target.label] = frozenset(target.build.args) - unfolded.consumed
+        before = len(self._nodes)
+        stages: dict[int, _Stage] = {}
+        touched: list[int] = []
+        for stage in unfolded.stages:
+            stages[stage.index] = self._lower_stage(target, stage, stages, touched)
+        final = stages[unfolded.target]
+        config = final.config
+        if target.labels:
+            config = replace(config, labels=tuple({**dict(config.labels), **dict(target.labels)}.items()))
+        created = range(before, len(self._nodes))
+        nodes = tuple(dict.fromkeys([*touched, *created]))
+        platform = target.build.target
+        plan = TargetPlan(
+            target.label, platform, final.node, config, tuple(final.history), nodes
+        )
+        self.plans[target.label, platform] = plan
+        return plan
+
+    # -- bases -------------------------------------------------------------------------
+
+    def _base_config(
+        self, target: TargetInput, ref: SourceRef, platform: Platform, where: Location
+    ) -> ImageConfig:
+        bound = self._bound(target, ref, platform, where)
+        match bound:
+            case TargetPlan():
+                return bound.config
+            case ResolvedImage():
+                return bound.config
+            case ContextSpec():
+                name = ref.name if isinstance(ref, ContextRef) else ""
+                raise InputError(
+                    f"the context {name!r} is a directory and cannot be a base image",
+                    where,
+                    "FROM scratch and COPY --from it instead",
+                )
+
+    def _bound(
+        self, target: TargetInput, ref: SourceRef, platform: Platform, where: Location
+    ) -> TargetPlan | ResolvedImage | ContextSpec:
+        """Return what a name outside the Dockerfile stands for."""
+        if isinstance(ref, ContextRef):
+            if not ref.name:
+                return target.context
+            binding = target.bindings[ref.name]
+            match binding:
+                case LabelBinding(label):
+                    return self.plans[label, platform]
+                case DirBinding(spec):
+                    return spec
+                case ImageBinding(reference):
+                    return self._image(reference, platform, where)
+        assert isinstance(ref, ImageRef)
+        return self._image(ref.reference, platform, where)
+
+    def _image(self, reference: str, platform: Platform, where: Location) -> ResolvedImage:
+        found = self._images.get((reference, platform))
+        if found is None:
+            raise InputError(f"the image {reference!r} was not resolved", where)
+        return found
+
+    # -- stages ------------------------------------------------------------------------
+
+    def _lower_stage(
+        self,
+        target: TargetInput,
+        stage: StageIR,
+        stages: Mapping[int, _Stage],
+        touched: list[int],
+    ) -> _Stage:
+        here = self._start(target, stage, stages)
+        here.config = stage.config
+        name = stage.name or str(stage.index)
+        prefix = f"{target.label} {stage.platform} {name}/"
+        for number, step in enumerate(stage.steps):
+            node: int | None = None
+            if step.action is not None:
+                about = (target.label, name, step.title, step.where, prefix + str(number))
+                node = self._step(target, stage, step, here, stages, about)
+                here.node = node
+                touched.append(node)
+            here.history.append((step.history, node))
+        return here
+
+    def _start(
+        self, target: TargetInput, stage: StageIR, stages: Mapping[int, _Stage]
+    ) -> _Stage:
+        base = stage.base
+        if isinstance(base, ScratchRef):
+            return _Stage(None, stage.config)
+        if isinstance(base, StageRef):
+            parent = stages[base.index]
+            return _Stage(parent.node, stage.config, list(parent.history))
+        bound = self._bound(target, base, stage.platform, stage.where)
+        if isinstance(bound, TargetPlan):
+            return _Stage(bound.node, stage.config, list(bound.history))
+        assert isinstance(bound, ResolvedImage)
+        history: list[tuple[HistoryEntry, int | None]] = [(h, None) for h in bound.config.history]
+        return _Stage(self._image_node(target, bound, stage.platform, stage.where), stage.config, history)
+
+    def _image_node(
+        self, target: TargetInput, image: ResolvedImage, platform: Platform, where: Location
+    ) -> int:
+        slot = f"image {image.reference} {platform}"
+        about = (target.label, "", f"FROM {image.reference}", where, slot)
+        return self._node(ImageOp(image.reference, image.digest), platform, (), about)
+
+    def _source(
+        self,
+        target: TargetInput,
+        ref: SourceRef,
+        stages: Mapping[int, _Stage],
+        inputs: list[int | None],
+        stage: StageIR,
+        where: Location,
+    ) -> ContextSource | StageSource:
+        node: int | None = None
+        if isinstance(ref, StageRef):
+            node = stages[ref.index].node
+        elif not isinstance(ref, ScratchRef):
+            bound = self._bound(target, ref, stage.platform, where)
+            if isinstance(bound, ContextSpec):
+                return ContextSource(self._context(bound))
+            if isinstance(bound, TargetPlan):
+                node = bound.node
+            else:
+                node = self._image_node(target, bound, stage.platform, where)
+        inputs.append(node)
+        return StageSource(len(inputs) - 1)
+
+    def _step(
+        self,
+        target: TargetInput,
+        stage: StageIR,
+        step: StepIR,
+        here: _Stage,
+        stages: Mapping[int, _Stage],
+        about: tuple[str, str, str, Location, str],
+    ) -> int:
+        inputs: list[int | None] = [here.node]
+        action = step.action
+        op: Op
+        match action:
+            case RunIR():
+                op = self._exec(target, stage, action, stages, inputs, step.where)
+            case CopyIR():
+                op = CopyOp(
+                    self._source(target, action.source, stages, inputs, stage, step.where),
+                    action.paths,
+                    action.inline,
+                    action.dest,
+                    action.chown,
+                    action.chmod,
+                    action.exclude,
+                    action.parents,
+                    action.link,
+                    action.unpack,
+                    preserve_times=target.preserve_times,
+                )
+            case WorkdirIR():
+                op = MkdirOp(action.path, action.user)
+            case None:
+                raise AssertionError("a step without an action makes no node")
+        return self._node(op, stage.platform, tuple(inputs), about)
+
+    def _exec(
+        self,
+        target: TargetInput,
+        stage: StageIR,
+        run: RunIR,
+        stages: Mapping[int, _Stage],
+        inputs: list[int | None],
+        where: Location,
+    ) -> ExecOp:
+        if here := [m for m in run.mounts if m.type == "ssh"]:
+            raise InputError(
+                "RUN --mount=type=ssh is not supported yet",
+                here[0].where,
+                "copy what the step needs, or use a secret",
+            )
+        if stage.platform != target.build.build and not _runs_here(stage.platform, target.build.build):
+            raise InputError(
+                f"RUN needs a {stage.platform} machine; this one is {target.build.build}",
+                where,
+                "put the step in a stage FROM --platform=$BUILDPLATFORM",
+            )
+        mounts: list[RunMount] = []
+        for mount in run.mounts:
+            index: int | None = None
+            context: int | None = None
+            if mount.source is not None:
+                source = self._source(target, mount.source, stages, inputs, stage, mount.where)
+                if isinstance(source, StageSource):
+                    index = source.input
+                else:
+                    context = source.context
+            options = dict(mount.options)
+            where_to = options.pop("target", "")
+            mounts.append(
+                RunMount(
+                    mount.type,  # type: ignore[arg-type]  # the parser knows the closed list
+                    where_to,
+                    tuple(sorted(options.items())),
+                    index,
+                    context,
+                )
+            )
+        network = run.network or target.network
+        return ExecOp(
+            run.args, run.env, run.cwd, run.user, network, mounts=tuple(mounts), script=run.script
+        )
+
+    # -- nodes -------------------------------------------------------------------------
+
+    def _context(self, spec: ContextSpec) -> int:
+        index = self._context_ids.get(spec)
+        if index is None:
+            index = self._context_ids[spec] = len(self._contexts)
+            self._contexts.append(spec)
+        return index
+
+    def _node(
+        self,
+        op: Op,
+        platform: Platform,
+        inputs: tuple[int | None, ...],
+        about: tuple[str, str, str, Location, str],
+    ) -> int:
+        known = (op, platform, inputs, _contexts_of(op))
+        index = self._known.get(known)
+        if index is None:
+            index = self._known[known] = len(self._nodes)
+            label, stage, title, where, slot = about
+            node = Node(index, op, platform, inputs, label, stage, title, where, slot)
+            self._nodes.append(node)
+        return index
+
+
+def _contexts_of(op: Op) -> tuple[int, ...]:
+    """Context indices take no part in an op's equality, but two contexts are two nodes."""
+    if isinstance(op, CopyOp) and isinstance(op.source, ContextSource):
+        return (op.source.context,)
+    if isinstance(op, ExecOp):
+        return tuple(m.context for m in op.mounts if m.context is not None)
+    return ()
+
+
+def _runs_here(platform: Platform, build: Platform) -> bool:
+    """A 64-bit x86 kernel also runs 32-bit x86 programs."""
+    return (build.architecture, platform.architecture) == ("amd64", "386")
+
+
+def needs_directory(graph: NodeGraph) -> list[bool]:
+    """Say for each node whether a RUN will stand on its files or read them.
+
+    Such a layer is made as a directory at once; the others go straight into a blob.
+    """
+    wanted = [False] * len(graph.nodes)
+    for node in reversed(graph.nodes):
+        reads: Iterable[int | None]
+        if isinstance(node.op, ExecOp):
+            reads = node.inputs
+        else:
+            reads = node.inputs[1:]
+            if wanted[node.id]:
+                reads = node.inputs
+        for source in reads:
+            if source is not None:
+                wanted[source] = True
+    return wanted
