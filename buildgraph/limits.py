@@ -13,12 +13,16 @@ GIB: Final = 1024 * MIB
 DOCKERFILE_BYTES: Final = 1 * MIB
 DOCKERFILE_LINE_BYTES: Final = 65_535  # BuildKit's scanner limit
 EXPANDED_VALUE_BYTES: Final = 64 * KIB
+EXPANSION_DEPTH: Final = 100  # ${a:-${b:-...}}
+EXPANSION_PATTERN_WORK: Final = 4 * MIB  # characters that ${x#p} and ${x/p/r} of one word look at
+DOCKERFILE_ERRORS: Final = 100  # reported for one file before giving up
 STAGES: Final = 1_000
 
 # Boxfile
 BOXFILE_BYTES: Final = 1 * MIB
 YAML_DEPTH: Final = 64
 YAML_ALIASES: Final = 100
+YAML_VALUES: Final = 100_000  # counted with every alias expanded
 
 # Context
 IGNORE_PATTERNS: Final = 10_000

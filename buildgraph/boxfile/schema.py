@@ -112,7 +112,7 @@ class Record:
     one_of: tuple[str, ...] = ()
 
 
-Type = (
+Scalar = (
     Text
     | Bool
     | Int
@@ -126,10 +126,8 @@ Type = (
     | DirPath
     | PackageName
     | PlatformName
-    | ListOf
-    | MapOf
-    | Record
 )
+Type = Scalar | ListOf | MapOf | Record
 
 # What a key is when nobody wrote it: parsed data, as `Value.data` would hold it.
 Default = bool | int | str | tuple[()] | None

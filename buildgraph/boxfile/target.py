@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import assert_never
 
 from buildgraph.boxfile.schema import Network, Timestamps
 from buildgraph.errors import Location
-from buildgraph.label import AllBelow, AllInPackage, AtPath, Label, OneTarget, TargetPattern
+from buildgraph.label import Label, OneTarget, TargetPattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,14 +327,8 @@ def _labels_in(value: Value) -> Iterator[tuple[Label, Location]]:
         case LabelContext(label):
             yield label, value.where
         case TargetPattern():
-            match data.what:
-                case OneTarget(label):
-                    if not data.exclude:
-                        yield label, value.where
-                case AllInPackage() | AllBelow() | AtPath():
-                    pass
-                case _:
-                    assert_never(data.what)
+            if isinstance(data.what, OneTarget) and not data.exclude:
+                yield data.what.label, value.where
         case tuple():
             for item in data:
                 yield from _labels_in(item)

@@ -1,0 +1,424 @@
+"""Knows how a node becomes a value of a schema type, and the words when it cannot; must not know
+which keys there are (`schema.py`) or the disk.
+
+Nothing here raises for bad input: errors go to `Scope.errors` with their places, and what could
+not be parsed is left out, so that one run reports everything.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, assert_never
+
+from buildgraph.boxfile import schema, yaml
+from buildgraph.boxfile.target import Block, Data, DirContext, LabelContext, LayoutContext, Value
+from buildgraph.errors import InputError, Location, did_you_mean
+from buildgraph.label import join, parse_label, parse_pattern
+
+_INT: Final = re.compile(r"[-+]?[0-9]+")
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
+_PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9]+)?")
+_PACKAGE: Final = re.compile(
+    r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9][a-z0-9-]*)?(?:=[A-Za-z0-9][A-Za-z0-9.+:~-]*)?"
+)
+_LAYOUT: Final = re.compile(
+    r"(?P<path>.*?)(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>\w[\w.-]{0,127}))?", re.ASCII
+)
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*://|git@")
+_TEMPLATE: Final = re.compile(r"\{\{|\{%")
+_NANOSECONDS: Final = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_YES_AND_NO: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where values are parsed: the package that relative labels and paths start from."""
+
+    package: str
+    errors: list[InputError] = field(default_factory=list)
+
+    def error(self, message: str, where: Location, hint: str | None = None) -> None:
+        """Note that something is wrong at `where`."""
+        self.errors.append(InputError(message, where, hint))
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that a mapping may have, and words about it.
+
+    `later` are keys of a later version; `others` are keys that belong here but not to the table.
+    """
+
+    attributes: tuple[schema.Attribute, ...]
+    what: str  # "an image target", for messages
+    later: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    extensions: bool = False  # `x-*` is left alone
+
+
+def parse_fields(
+    entries: Iterable[yaml.Entry], keys: Keys, owner: Location, scope: Scope
+) -> dict[str, Value]:
+    """Return a value for every attribute of `keys`, defaults included.
+
+    A missing required key is reported at `owner`, where defaults stand too.
+    """
+    table = {attribute.name: attribute for attribute in keys.attributes}
+    fields: dict[str, Value] = {}
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.key.text
+        seen.add(name)
+        attribute = table.get(name)
+        if attribute is not None:
+            value = parse_value(entry.value, attribute.type, name, scope)
+            if value is not None:
+                fields[name] = Value(value.data, value.where, entry.key.where)
+        elif not (keys.extensions and name.startswith("x-")) and name not in keys.others:
+            _refuse_key(entry.key, keys, scope)
+    for attribute in keys.attributes:
+        if attribute.required and attribute.name not in seen:
+            scope.error(f"{keys.what} needs {attribute.name!r}", owner)
+        elif attribute.name not in fields:
+            fields[attribute.name] = Value(attribute.default, owner, given=False)
+    return fields
+
+
+def _refuse_key(key: yaml.Scalar, keys: Keys, scope: Scope) -> None:
+    if key.text in keys.later:
+        scope.error(f"{key.text!r} comes in a later version", key.where)
+        return
+    candidates = [attribute.name for attribute in keys.attributes]
+    candidates.extend((*keys.later, *keys.others))
+    hint = did_you_mean(key.text, candidates)
+    scope.error(f"{keys.what} has no key {key.text!r}", key.where, hint)
+
+
+def parse_value(node: yaml.Node, kind: schema.Type, name: str, scope: Scope) -> Value | None:
+    """Return the value of `node` as `kind`, None after an error; `name` is for messages."""
+    match kind:
+        case schema.ListOf():
+            return _list(node, kind, name, scope)
+        case schema.MapOf():
+            return _map(node, kind, name, scope)
+        case schema.Record():
+            return _record(node, kind, name, scope)
+        case _:
+            if isinstance(node, yaml.Scalar) and not node.empty:
+                return _scalar(node, kind, name, scope)
+            _wrong(node, kind, name, scope)
+            return None
+
+
+def _list(node: yaml.Node, kind: schema.ListOf, name: str, scope: Scope) -> Value | None:
+    if isinstance(node, yaml.Sequence):
+        items = node.items
+    elif kind.single and isinstance(node, yaml.Scalar) and not node.empty:
+        items = (node,)
+    else:
+        _wrong(node, kind, name, scope)
+        return None
+    values = [parse_value(item, kind.item, name, scope) for item in items]
+    if kind.unique:
+        _refuse_twice([value for value in values if value is not None], name, scope)
+    return Value(tuple(value for value in values if value is not None), node.where)
+
+
+def _refuse_twice(values: list[Value], name: str, scope: Scope) -> None:
+    first: dict[object, Value] = {}
+    for value in values:
+        before = first.setdefault(value.data, value)
+        if before is not value:
+            hint = f"first at {before.where}"
+            scope.error(f"{name}: {str(value.data)!r} is there twice", value.where, hint)
+
+
+def _map(node: yaml.Node, kind: schema.MapOf, name: str, scope: Scope) -> Value | None:
+    if not isinstance(node, yaml.Mapping):
+        _wrong(node, kind, name, scope)
+        return None
+    found: dict[str, Value] = {}
+    for entry in node.entries:
+        key = entry.key
+        if kind.key_pattern and not re.fullmatch(kind.key_pattern, key.text):
+            scope.error(f"{name}: {key.text!r} is not {kind.key_expected}", key.where)
+        value = parse_value(entry.value, kind.value, f"{name}.{key.text}", scope)
+        if value is not None:
+            found[key.text] = Value(value.data, value.where, key.where)
+    return Value(MappingProxyType(found), node.where)
+
+
+def _record(node: yaml.Node, kind: schema.Record, name: str, scope: Scope) -> Value | None:
+    if not isinstance(node, yaml.Mapping):
+        _wrong(node, kind, name, scope)
+        return None
+    before = len(scope.errors)
+    fields = parse_fields(node.entries, Keys(kind.fields, f"{name}"), node.where, scope)
+    if kind.one_of and len(scope.errors) == before:
+        given = [field for field in kind.one_of if fields[field].given]
+        if len(given) != 1:
+            wanted = " or ".join(repr(field) for field in kind.one_of)
+            words = "both are there" if given else "it has neither"
+            scope.error(f"{name} needs either {wanted}: {words}", node.where)
+    return Value(MappingProxyType(fields), node.where)
+
+
+def _scalar(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> Value | None:
+    if _refuse_template(node, name, scope):
+        return None
+    before = len(scope.errors)
+    try:
+        data = _parse(node, kind, name, scope)
+    except InputError as error:  # from the grammar of labels
+        scope.errors.append(error)
+        return None
+    return Value(data, node.where) if len(scope.errors) == before else None
+
+
+def _parse(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> Data:  # noqa: C901  one case per type
+    text = node.text
+    match kind:
+        case schema.Text():
+            return _text(node, kind, name, scope)
+        case schema.Bool():
+            return _bool(node, name, scope)
+        case schema.Int():
+            return _int(node, kind, name, scope)
+        case schema.Size():
+            return _size(node, name, scope)
+        case schema.Duration():
+            return _duration(node, name, scope)
+        case schema.Choice():
+            if text not in kind.values:
+                _wrong(node, kind, name, scope, did_you_mean(text, kind.values))
+            return text
+        case schema.LabelRef():
+            return parse_label(text, scope.package, node.where)
+        case schema.PatternRef():
+            return _pattern(node, scope)
+        case schema.ContextPlace():
+            return _context(node, name, scope)
+        case schema.FilePath() | schema.DirPath():
+            return _path(node, kind, name, scope)
+        case schema.PackageName():
+            return _matching(node, _PACKAGE, kind, name, scope)
+        case schema.PlatformName():
+            return _matching(node, _PLATFORM, kind, name, scope)
+        case _:
+            assert_never(kind)
+
+
+def _text(node: yaml.Scalar, kind: schema.Text, name: str, scope: Scope) -> str | Block:
+    if kind.pattern and not re.fullmatch(kind.pattern, node.text):
+        scope.error(f"{name}: {node.text!r} is not {kind.expected}", node.where)
+    elif not kind.multiline and "\n" in node.text:
+        scope.error(
+            f"{name}: one line is expected, found {node.text.count(chr(10)) + 1}", node.where
+        )
+    elif node.style == "|" and kind.multiline:
+        return Block(node.text, node.body_line, node.body_indent)
+    return node.text
+
+
+def _bool(node: yaml.Scalar, name: str, scope: Scope) -> bool:
+    if node.plain and node.text in ("true", "True", "TRUE"):
+        return True
+    if node.plain and node.text in ("false", "False", "FALSE"):
+        return False
+    word = _YES_AND_NO.get(node.text.lower(), node.text.lower())
+    hint = f"write {word}" if word in ("true", "false") else None
+    _wrong(node, schema.Bool(), name, scope, hint)
+    return False
+
+
+def _int(node: yaml.Scalar, kind: schema.Int, name: str, scope: Scope) -> int:
+    if not node.plain or not _INT.fullmatch(node.text) or len(node.text) > 20:
+        _wrong(node, kind, name, scope)
+        return 0
+    number = int(node.text)
+    if not kind.minimum <= number <= kind.maximum:
+        scope.error(
+            f"{name}: {number} is not between {kind.minimum} and {kind.maximum}", node.where
+        )
+    return number
+
+
+def _size(node: yaml.Scalar, name: str, scope: Scope) -> int:
+    found = _SIZE.fullmatch(node.text) if len(node.text) <= 32 else None
+    if found is None:
+        _wrong(node, schema.Size(), name, scope)
+        return 0
+    factor = 1024 ** _UNITS[found[2].lower()]
+    return int(float(found[1]) * factor) if "." in found[1] else int(found[1]) * factor
+
+
+def _duration(node: yaml.Scalar, name: str, scope: Scope) -> int:
+    if node.text == "0":
+        return 0
+    spans = list(_SPAN.finditer(node.text)) if len(node.text) <= 64 else []
+    if not spans or "".join(span[0] for span in spans) != node.text:
+        _wrong(node, schema.Duration(), name, scope)
+        return 0
+    return sum(round(float(span[1]) * _NANOSECONDS[span[2]]) for span in spans)
+
+
+def _pattern(node: yaml.Scalar, scope: Scope) -> Data:
+    body = node.text.removeprefix("-")
+    if "/" in body or ":" in body or body == "...":
+        pattern = parse_pattern(node.text, scope.package, node.where)
+        if body.startswith(("//", ":")):
+            return pattern
+        raise InputError(f"{node.text!r} is not a label", node.where, hint="labels start with '//'")
+    # A bare word is a neighbour here, never a path: what it means must not hang on directories.
+    neighbour = parse_label(body, scope.package, node.where)
+    sign = "-" if node.text.startswith("-") else ""
+    return parse_pattern(f"{sign}{neighbour}", scope.package, node.where)
+
+
+def _context(node: yaml.Scalar, name: str, scope: Scope) -> Data:
+    text = node.text
+    if text.startswith("oci-layout://"):
+        return _layout(node, name, scope)
+    scheme = _SCHEME.match(text)
+    if scheme:
+        kind = "images of registries" if text.startswith("docker-image:") else "remote contexts"
+        scope.error(f"{name}: {kind} ({scheme[0]}) come in a later version", node.where)
+        return None
+    if text.startswith(("target:", "service:")):
+        hint = f'write ":{text.partition(":")[2]}"'
+        scope.error(f"{name}: {text!r} is a word of other tools", node.where, hint)
+        return None
+    if not text.startswith(("//", ":")) and ("/" in text or text in (".", "..")):
+        path = _path(node, schema.DirPath(), name, scope)
+        return None if path is None else DirContext(path)
+    return LabelContext(parse_label(text, scope.package, node.where))
+
+
+def _layout(node: yaml.Scalar, name: str, scope: Scope) -> LayoutContext | None:
+    found = _LAYOUT.fullmatch(node.text.removeprefix("oci-layout://"))
+    path = found["path"] if found else ""
+    if found is None or not path or "@" in path or ":" in path:
+        scope.error(
+            f"{name}: {node.text!r} is not an OCI layout",
+            node.where,
+            "write oci-layout://DIRECTORY[:TAG|@sha256:DIGEST]",
+        )
+        return None
+    if path.startswith("/"):
+        return LayoutContext(
+            "/" + posixpath.normpath(path).lstrip("/"), found["tag"], found["digest"]
+        )
+    inside = join(scope.package, path)
+    if inside is None:
+        scope.error(f"{name}: {path!r} leaves the workspace", node.where)
+        return None
+    return LayoutContext(inside, found["tag"], found["digest"])
+
+
+def _path(
+    node: yaml.Scalar, kind: schema.FilePath | schema.DirPath, name: str, scope: Scope
+) -> str | None:
+    text = node.text
+    problem, hint = None, None
+    path = join(scope.package, text)
+    if _SCHEME.match(text):
+        problem = f"remote contexts ({text.partition('://')[0]}) come in a later version"
+    elif text.startswith(("/", "~")):
+        problem, hint = f"{text!r} is not relative", "write it relative to the Boxfile's directory"
+    elif path is None:
+        problem = f"{text!r} leaves the workspace"
+    elif not text or (isinstance(kind, schema.FilePath) and (not path or text.endswith("/"))):
+        problem = f"{text!r} is not {_wanted(kind)}"
+    if problem is None:
+        return path
+    scope.error(f"{name}: {problem}", node.where, hint)
+    return None
+
+
+def _matching(
+    node: yaml.Scalar, pattern: re.Pattern[str], kind: schema.Type, name: str, scope: Scope
+) -> str:
+    if not pattern.fullmatch(node.text):
+        scope.error(f"{name}: {node.text!r} is not {_wanted(kind)}", node.where)
+    return node.text
+
+
+def _refuse_template(node: yaml.Scalar, name: str, scope: Scope) -> bool:
+    if not _TEMPLATE.search(node.text):
+        return False
+    where = node.where
+    inside = _TEMPLATE.search(where.text, where.column - 1)
+    if inside:
+        where = Location(where.path, where.line, inside.start() + 1, inside.end() + 1, where.text)
+    scope.error(f"{name}: templates ({{{{ … }}}}) come in a later version", where)
+    return True
+
+
+def _wrong(
+    node: yaml.Node, kind: schema.Type, name: str, scope: Scope, hint: str | None = None
+) -> None:
+    if hint is None and isinstance(node, yaml.Scalar) and node.empty:
+        hint = 'write "" for an empty text' if isinstance(kind, schema.Text) else None
+    elif hint is None and isinstance(node, yaml.Mapping) and yaml.where_starts(node.where, "{{"):
+        hint = 'quote the text: "{{ … }}"'
+    scope.error(f"{name}: expected {_wanted(kind)}, found {found(node)}", node.where, hint)
+
+
+def found(node: yaml.Node) -> str:
+    """Return words for what a node is."""
+    match node:
+        case yaml.Scalar():
+            if node.empty:
+                return "nothing"
+            text = node.text if len(node.text) <= 40 else node.text[:39] + "…"
+            return repr(text)
+        case yaml.Sequence():
+            return "a list"
+        case yaml.Mapping():
+            return "a mapping"
+        case _:
+            assert_never(node)
+
+
+def _wanted(kind: schema.Type) -> str:
+    match kind:
+        case schema.Text():
+            return kind.expected
+        case schema.Choice():
+            return "one of " + ", ".join(kind.values)
+        case schema.ListOf(single=True):
+            return f"{_wanted(kind.item)} or a list of such"
+        case _:
+            return _WORDS[type(kind)]
+
+
+_WORDS: Final[dict[type[schema.Type], str]] = {
+    schema.Bool: "true or false",
+    schema.Int: "a whole number",
+    schema.Size: "a size such as 256M",
+    schema.Duration: "a duration such as 30s",
+    schema.LabelRef: "a label",
+    schema.PatternRef: "a label or a pattern",
+    schema.ContextPlace: "a label, a directory or an OCI layout",
+    schema.FilePath: "the path of a file",
+    schema.DirPath: "the path of a directory",
+    schema.PackageName: "the name of a package",
+    schema.PlatformName: "a platform such as linux/amd64",
+    schema.ListOf: "a list",
+    schema.MapOf: "a mapping",
+    schema.Record: "a mapping",
+}
