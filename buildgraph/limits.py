@@ -43,3 +43,12 @@ PASSWD_BYTES: Final = 10 * MIB
 PASSWD_LINE_BYTES: Final = 64 * KIB
 STEP_LOG_BYTES: Final = 64 * MIB
 SECRET_BYTES: Final = 500 * KIB
+
+# Debian packages
+APT_SOURCES_BYTES: Final = 1 * MIB
+RELEASE_BYTES: Final = 32 * MIB
+PACKAGES_INDEX_BYTES: Final = 512 * MIB  # decompressed; unstable has 75 MB
+DEB_BYTES: Final = 4 * GIB
+DEB_CONTROL_BYTES: Final = 32 * MIB  # all files of control.tar together
+DEB_CONTROL_FILES: Final = 100
+LOCK_BYTES: Final = 64 * MIB
