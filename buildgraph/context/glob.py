@@ -40,10 +40,7 @@ class CharClass:
 
     def has(self, char: str) -> bool:
         """Say whether the class has `char`."""
-        return (
-            char != "/"
-            and any(low <= char <= high for low, high in self.ranges) != self.negated
-        )
+        return char != "/" and any(low <= char <= high for low, high in self.ranges) != self.negated
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +166,7 @@ def _around(head: str, tail: str) -> NameMatcher:
     if not tail:
         return lambda name: name.startswith(head)
     least = len(head) + len(tail)
-    return lambda name: (
-        len(name) >= least and name.startswith(head) and name.endswith(tail)
-    )
+    return lambda name: len(name) >= least and name.startswith(head) and name.endswith(tail)
 
 
 def _literal(token_row: Sequence[Token]) -> str | None:

@@ -34,9 +34,7 @@ class _Shapes:
 
     paths: dict[str, int] = field(default_factory=dict)  # "a/b": the whole path
     last_names: dict[str, int] = field(default_factory=dict)  # "**/b"
-    last_matchers: list[tuple[int, NameMatcher]] = field(
-        default_factory=list
-    )  # "**/*.b"
+    last_matchers: list[tuple[int, NameMatcher]] = field(default_factory=list)  # "**/*.b"
     fixed_depth: list[_Rule] = field(default_factory=list)  # "a/*.b"
     others: list[_Rule] = field(default_factory=list)  # "a/**/b"
 
@@ -89,9 +87,7 @@ class IgnoreRules:
         self.name = name
         self.patterns: tuple[str, ...] = tuple(patterns)
         self._check_count()
-        self._set_rules(
-            [_rule(i, p, Location(name)) for i, p in enumerate(self.patterns)]
-        )
+        self._set_rules([_rule(i, p, Location(name)) for i, p in enumerate(self.patterns)])
 
     @classmethod
     def parse(cls, text: str, name: str = ".dockerignore") -> IgnoreRules:
@@ -200,7 +196,9 @@ class IgnoreRules:
                 rule.index > floor
                 and last is not None
                 and len(steps) == len(parts) + 1
-                and all(step is None or step(part) for step, part in zip(steps, parts))
+                and all(
+                    step is None or step(part) for step, part in zip(steps[:-1], parts, strict=True)
+                )
             ):
                 out.append((rule.index, last))
         out.sort(key=lambda pair: -pair[0])
