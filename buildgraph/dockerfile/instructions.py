@@ -21,11 +21,12 @@ class Base:
     source: str  # "RUN make  all", keyword upper-cased, continuations joined
     keyword: str  # as written: "run"
     skip_checks: tuple[str, ...] = ()  # from a `# check=skip=` comment right above
+    experimental_checks: tuple[str, ...] = ()  # from `# check=experimental=`, likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Heredoc:
-    """A here-document: `<<-"EOF"` has chomp, and expand False."""
+    """A here-document: `<<-"EOF"` has chomp (the body's tabs are gone), and expand False."""
 
     name: str
     body: str
@@ -49,10 +50,12 @@ class From(Base):
     """FROM [--platform=P] image [AS name]."""
 
     image: str
-    name: str | None = None
+    name: str | None = None  # lower case
     platform: str | None = None
     comment: str = ""  # description right above
     as_keyword: str = "AS"
+    name_as_written: str | None = None
+    comments: tuple[str, ...] = ()  # every comment line right above, directives left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +146,7 @@ class Arg(Base):
 
     pairs: tuple[tuple[str, str | None], ...]
     comment: str = ""
+    comments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +186,10 @@ class StopSignal(Base):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthcheckInstruction(Base):
-    """HEALTHCHECK; `test` is ("NONE",), ("CMD", args...) or ("CMD-SHELL", text); ns, 0 = inherit."""
+    """HEALTHCHECK; `test` is ("NONE",), ("CMD", args...) or ("CMD-SHELL", text).
+
+    Durations are nanoseconds; 0 inherits, for the retries too.
+    """
 
     test: tuple[str, ...]
     interval: int = 0
@@ -246,12 +253,14 @@ class Directives:
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
-    """A build check that the parser itself can see (NoEmptyContinuation, ...)."""
+class Warning:  # noqa: A001  BuildKit's word; import the module, not the name
+    """A build check that fired; `fatal` where `# check=error=true` asks for an error."""
 
     rule: str
     message: str
     where: Location
+    reason: str = ""  # why the rule exists, in a sentence
+    fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
