@@ -1,0 +1,388 @@
+"""Knows a workspace as a whole: its packages, loaded one by one when somebody asks, and what
+labels and patterns mean in it; must not know how targets are built.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, assert_never
+
+from buildgraph import limits
+from buildgraph.boxfile import loader, schema, yaml
+from buildgraph.boxfile.closure import Edge, dependency_order
+from buildgraph.boxfile.files import Files, Listing, is_workspace
+from buildgraph.boxfile.loader import BOXFILE, Header, Package, in_package
+from buildgraph.boxfile.target import (
+    DirContext,
+    DockerfileAt,
+    GroupTarget,
+    Target,
+    group_target,
+    image_target,
+    references,
+)
+from buildgraph.errors import InputError, InputErrors, Location, did_you_mean, raise_all
+from buildgraph.label import (
+    DEFAULT_NAME,
+    AllBelow,
+    AllInPackage,
+    AtPath,
+    Label,
+    OneTarget,
+    TargetPattern,
+    is_package,
+    parse_pattern,
+)
+
+_NOTHING: Final = Listing(False, None)
+
+
+class Workspace:
+    """One workspace, open for questions; holds no file open.
+
+    What was loaded once is not read again: a workspace that may have changed is opened anew.
+    """
+
+    def __init__(self, root: str, rules: Mapping[str, schema.RuleSpec]):
+        self.root = os.path.realpath(root)
+        self.rules: Mapping[str, schema.RuleSpec] = MappingProxyType({**rules, **schema.BUILT_IN})
+        self._files = Files(self.root)
+        self._packages: dict[str, Package] = {}
+        self._failed: dict[str, InputError] = {}
+        self._header = self._open_root()
+
+    @classmethod
+    def open(cls, root: str, rules: Mapping[str, schema.RuleSpec] | None = None) -> Workspace:
+        """Open the workspace at `root` (see `find_root`) with the rules beside the built-in ones.
+
+        Reads the root's Boxfile and nothing else. What is wrong in that file is not raised here
+        but by `expand`, `closure` and `package("")`, so that it is reported with everything else;
+        until then the workspace has its directory's name and no variables.
+        """
+        return cls(root, rules or {})
+
+    @property
+    def name(self) -> str:
+        """Return the name that the root file gives, else the directory's."""
+        return self._header.name or os.path.basename(self.root) or "root"
+
+    @property
+    def vars(self) -> Mapping[str, str]:
+        """Return the variables of the root file."""
+        return self._header.vars
+
+    @property
+    def registry(self) -> str | None:
+        """Return the registry of the root file."""
+        return self._header.registry
+
+    @property
+    def files_read(self) -> list[str]:
+        """Return all inputs so far, relative to the root, sorted: files, and directories with `/`.
+
+        A directory (the root is `./`) is there because the names in it decided something: as long
+        as it and the files are unchanged, loading again gives the same.
+        """
+        return self._files.read_paths
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Return the directories that `discover` could not look into, with the reason."""
+        return MappingProxyType(self._files.skipped)
+
+    def package(self, path: str, where: Location | None = None) -> Package:
+        """Return the package in the directory `path`, loading it if that has not been done.
+
+        Raises InputError with all that is wrong in its Boxfile, or (at `where`) when there is no
+        such package.
+        """
+        if path in self._failed:
+            raise self._failed[path]
+        found = self._packages.get(path)
+        if found is None:
+            found = self._packages[path] = self._load(path, where)
+        return found
+
+    def discover(self, prefix: str = "") -> list[str]:
+        """Return the paths of all packages in and below `prefix`, sorted by bytes.
+
+        See `Files.walk` for what is not searched. Loads nothing.
+        """
+        return self._files.walk(prefix)
+
+    def target(self, label: Label, where: Location | None = None) -> Target:
+        """Return a target. Raises InputError at `where` when there is no such target."""
+        package = self.package(label.package, where)
+        found = package.targets.get(label.name)
+        if found is not None:
+            return found
+        names = list(package.targets)
+        hint = did_you_mean(label.name, names)
+        if hint is None and self._files.kind(in_package(label.package, label.name)) == "directory":
+            hint = f"for the directory write './{label.name}'"
+        if hint is None and names:
+            hint = f"//{label.package} has " + ", ".join(sorted(names))
+        raise InputError(f"there is no target {label}", where, hint)
+
+    def expand(self, patterns: Sequence[str | TargetPattern], cwd: str = "") -> list[Label]:
+        """Return the targets that the patterns mean, each once, in the order they are first met.
+
+        Patterns work from left to right, `-pattern` takes away from what is there so far. `cwd`
+        is the current directory: a package path, or an absolute path inside the workspace. Groups
+        stay groups. Raises InputError for all errors of all files that had to be read, and for a
+        pattern that matches nothing.
+        """
+        package = self.package_of(cwd) if os.path.isabs(cwd) else cwd
+        problems = _Problems(self._failed.get(""))
+        chosen: dict[Label, None] = {}
+        for written in patterns:
+            try:
+                pattern = self._pattern(written, package)
+                labels = self._select(pattern, None)
+            except InputError as error:
+                problems.add(error)
+                continue
+            if pattern.exclude:
+                for label in labels:
+                    chosen.pop(label, None)
+            else:
+                chosen.update(dict.fromkeys(labels))
+        problems.raise_all()
+        if patterns and not chosen:
+            texts = " ".join(p if isinstance(p, str) else p.text for p in patterns)
+            raise InputError(f"no target is left of {texts!r}")
+        return list(chosen)
+
+    def members(self, group: GroupTarget) -> list[Label]:
+        """Return the targets of a group, as `expand` would, groups among them not opened.
+
+        A pattern with wildcards never means a group: two groups of `//...` would contain each
+        other. Raises InputError.
+        """
+        return [label for label, _ in self._group_edges(group)]
+
+    def closure(self, labels: Iterable[Label]) -> list[Target]:
+        """Return these targets and all that they need, each after what it needs.
+
+        Needed are the targets in contexts, in a group and in any attribute that holds labels.
+        Raises InputError for everything that is wrong on the way: Boxfiles, unknown targets,
+        directories and Dockerfiles that are not there, and cycles, printed as the path round.
+        """
+        problems = _Problems(self._failed.get(""))
+
+        def lookup(label: Label, where: Location | None) -> Target | None:
+            try:
+                target = self.target(label, where)
+                self._check_paths(target, problems)
+            except InputError as error:
+                problems.add(error)
+                return None
+            return target
+
+        def edges(target: Target) -> Iterable[Edge]:
+            try:
+                return self.needs(target)
+            except InputError as error:
+                problems.add(error)
+                return ()
+
+        order, cycles = dependency_order(labels, lookup, edges)
+        for cycle in cycles:
+            problems.add(cycle)
+        problems.raise_all()
+        return order
+
+    def needs(self, target: Target) -> list[Edge]:
+        """Return the labels that a target needs directly, each with the place that says so."""
+        if target.rule == "group":
+            return self._group_edges(group_target(target))
+        return list(references(target))
+
+    def read(self, path: str, limit: int, where: Location | None = None) -> bytes:
+        """Return the bytes of a file of the workspace, and count it among `files_read`.
+
+        `path` is relative to the root; links that lead out of it are not followed. Raises
+        InputError at `where` when it is missing or larger than `limit`.
+        """
+        return self._files.read(path, limit, where)
+
+    def package_of(self, directory: str) -> str:
+        """Return the package path of an absolute directory. Raises InputError when outside."""
+        real = os.path.realpath(directory)
+        if real == self.root:
+            return ""
+        prefix = self.root.rstrip("/") + "/"
+        if not real.startswith(prefix):
+            raise InputError(f"{directory!r} is not in the workspace {self.root!r}")
+        return real[len(prefix) :]
+
+    def _open_root(self) -> Header:
+        try:
+            header = self.package("").header
+        except InputError:
+            header = None  # kept in _failed, or there is neither Boxfile nor Dockerfile
+        return header or Header(Location(BOXFILE))
+
+    def _load(self, path: str, where: Location | None) -> Package:
+        listing = self._files.listing(path) if is_package(path) else _NOTHING
+        if listing == _NOTHING:
+            raise self._no_package(path, where)
+        name = in_package(path, BOXFILE)
+        data = self._files.read(name, limits.BOXFILE_BYTES) if listing.boxfile else b""
+        if path and is_workspace(data):
+            raise InputError(
+                f"//{path} is a workspace of its own",
+                where or Location(name),
+                f"go there: cd {path}",
+            )
+        try:
+            text = yaml.decode(data, name) if listing.boxfile else None
+            return loader.load(text, path, self.rules, listing.dockerfile)
+        except InputError as error:
+            self._failed[path] = error
+            raise
+
+    def _no_package(self, path: str, where: Location | None) -> InputError:
+        if self._files.kind(path) == "directory":
+            names = f"{BOXFILE} or Dockerfile"
+            return InputError(f"there is no {names} in {path or '.'}/", where)
+        parent, _, name = path.rpartition("/")
+        hint = did_you_mean(path, self.discover())
+        if hint is None:
+            hint = did_you_mean(name, self._files.directories(parent))
+        return InputError(f"there is no directory {path!r}", where, hint)
+
+    def _select(self, pattern: TargetPattern, where: Location | None) -> list[Label]:
+        what = pattern.what
+        match what:
+            case OneTarget(label):
+                return [self.target(label, where).label]
+            case AllInPackage(path):
+                found = list(self._labels_of(self.package(path, where)))
+            case AllBelow(path):
+                found = self._all_below(path, where)
+            case AtPath():
+                return [self._at_path(what)]
+            case _:
+                assert_never(what)
+        if not found:
+            raise InputError(f"{pattern.text!r} matches no target", where)
+        return found
+
+    def _pattern(self, written: str | TargetPattern, package: str) -> TargetPattern:
+        if isinstance(written, TargetPattern):
+            return written
+        if not written.startswith("/") or written.startswith("//"):
+            return parse_pattern(written, package)
+        directory, _, name = written.rstrip("/").rpartition("/")
+        here = self.package_of(written) if not name or os.path.isdir(written) else None
+        if here is None:
+            here = in_package(self.package_of(directory or "/"), name)
+        return TargetPattern(written, AtPath(here))
+
+    def _labels_of(self, package: Package) -> Iterable[Label]:
+        return (target.label for target in package.targets.values())
+
+    def _all_below(self, prefix: str, where: Location | None) -> list[Label]:
+        if prefix and self._files.kind(prefix) != "directory":
+            raise self._no_package(prefix, where)
+        problems = _Problems()
+        found: list[Label] = []
+        for path in self.discover(prefix):
+            try:
+                found.extend(self._labels_of(self.package(path)))
+            except InputError as error:
+                problems.add(error)
+        problems.raise_all()
+        return found
+
+    def _at_path(self, what: AtPath) -> Label:
+        neighbours: Mapping[str, Target] = {}
+        if what.neighbour and self._files.listing(what.neighbour.package) != _NOTHING:
+            neighbours = self.package(what.neighbour.package).targets
+            if what.neighbour.name in neighbours:
+                return what.neighbour
+        kind = self._files.kind(what.path)
+        if kind == "directory":
+            return self.target(Label(what.path, DEFAULT_NAME)).label
+        if kind == "file":
+            return self._user_of_dockerfile(what.path)
+        if what.neighbour is None:
+            raise self._no_package(what.path, None)
+        label = what.neighbour
+        names = (*neighbours, *self._files.directories(label.package))
+        raise InputError(
+            f"there is neither a target {label} nor a directory {what.path!r}",
+            hint=did_you_mean(label.name, names),
+        )
+
+    def _user_of_dockerfile(self, path: str) -> Label:
+        """Return the target whose Dockerfile this is: the file's own package, then those above."""
+        package = path
+        while package:
+            package = package.rpartition("/")[0]
+            if self._files.listing(package) == _NOTHING:
+                continue
+            for target in self.package(package).targets.values():
+                if target.rule == "image" and target.attrs["dockerfile"].data == path:
+                    return target.label
+        raise InputError(f"no target is built from the file {path!r}")
+
+    def _group_edges(self, group: GroupTarget) -> list[Edge]:
+        chosen: dict[Label, Location] = {}
+        problems = _Problems()
+        for member in group.members:
+            try:
+                labels = self._select(member.pattern, member.where)
+            except InputError as error:
+                problems.add(error)
+                continue
+            if member.pattern.exclude:
+                for label in labels:
+                    chosen.pop(label, None)
+                continue
+            single = isinstance(member.pattern.what, OneTarget)
+            for label in labels:
+                if single or self.target(label).rule != "group":
+                    chosen.setdefault(label, member.where)
+        problems.raise_all()
+        return list(chosen.items())
+
+    def _check_paths(self, target: Target, problems: _Problems) -> None:
+        """Complain about paths of an image that are not there, as long as their place is known."""
+        if target.rule != "image":
+            return
+        image = image_target(target)
+        wanted = [(image.context, image.context_where, "directory")]
+        for context in image.contexts:
+            if isinstance(context.ref, DirContext):
+                wanted.append((context.ref.path, context.where, "directory"))
+        if isinstance(image.dockerfile, DockerfileAt):
+            wanted.append((image.dockerfile.path, image.dockerfile.where, "file"))
+        for path, where, kind in wanted:
+            there = self._files.kind(path)
+            if there is None:
+                problems.add(InputError(f"there is no {kind} {path!r} in the workspace", where))
+            elif there != kind:
+                problems.add(InputError(f"{path or '.'!r} is not a {kind}", where))
+
+
+class _Problems:
+    """Collects errors, each once, and raises them in the order of their places."""
+
+    def __init__(self, first: InputError | None = None):
+        self._errors: dict[tuple[str, Location | None], InputError] = {}
+        if first is not None:
+            self.add(first)
+
+    def add(self, error: InputError) -> None:
+        """Take an error, or each of several."""
+        for single in error.errors if isinstance(error, InputErrors) else (error,):
+            self._errors.setdefault((single.message, single.where), single)
+
+    def raise_all(self) -> None:
+        """Raise what was collected, if anything; what has no place comes first."""
+        nowhere = Location("")
+        raise_all(sorted(self._errors.values(), key=lambda error: error.where or nowhere))
