@@ -1,0 +1,540 @@
+"""Knows the forms a layer has in the store and how one is made from another.
+
+Must not know what made a layer or what image it is for. A layer is identified by its diff_id; it
+exists as a snapshot (a directory in overlayfs's form), as blobs (one for each compression), or
+both; a layer made as a blob from entries also has a table of contents, its tar without the files.
+What exists is in the record `layer`/diff_id:
+
+    {"size": bytes of the tar, "directory": bool, "blobs": {compression id: [digest, size]},
+     "toc": digest or "", "foreign": bool}
+
+A foreign layer came from outside: its tar is not the canonical one, so it can never be packed
+again from its directory, and its first blob is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from buildgraph.errors import HostError, InputError, StoreCorrupt
+from buildgraph.filetree import Entry, FileTree, Kind
+from buildgraph.oci.compress import (
+    Compression,
+    compressor,
+    decompress,
+    layer_media_type,
+    sniff,
+)
+from buildgraph.oci.dirtree import Below, DirTree, Scan, overlay_namespace
+from buildgraph.oci.pipeline import INLINE, fan_out, read_ahead
+from buildgraph.oci.tarread import TarReader
+from buildgraph.oci.tarstream import (
+    CHUNK,
+    HeaderWriter,
+    canonical,
+    checked,
+    read_content,
+    tar_chunks,
+    with_marks,
+)
+from buildgraph.oci.types import Descriptor, Layer
+from buildgraph.oci.unpack import Unpacker
+from buildgraph.oci.write import EntryWriter
+from buildgraph_cache.digest import Digest, hex_of, parse_digest
+from buildgraph_cache.objects import blob_ref, snapshot_ref
+
+if TYPE_CHECKING:
+    from buildgraph_cache.store import Store
+
+DEFAULT_EPOCH: Final = 315_532_800  # 1980-01-01: zip files and wheels cannot say anything earlier
+KIND: Final = "layer"
+_TOC: Final = Compression("zstd", 1)
+_TOC_BATCH: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class _Record:
+    """The record of one layer, as in the module's text."""
+
+    size: int
+    directory: bool = False
+    blobs: dict[str, tuple[Digest, int]] = field(default_factory=dict)
+    toc: str = ""
+    foreign: bool = False
+
+    def value(self) -> bytes:
+        """Return the JSON text."""
+        value = {
+            "size": self.size,
+            "directory": self.directory,
+            "blobs": {key: list(blob) for key, blob in sorted(self.blobs.items())},
+            "toc": self.toc,
+            "foreign": self.foreign,
+        }
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    def refs(self, diff_id: Digest) -> tuple[str, ...]:
+        """Return what has to stay in the store for the record to be true."""
+        refs = {blob_ref(digest) for digest, _ in self.blobs.values()}
+        if self.directory:
+            refs.add(snapshot_ref(diff_id))
+        if self.toc:
+            refs.add(blob_ref(parse_digest(self.toc)))
+        return tuple(sorted(refs))
+
+
+class LayerStore:
+    """Makes, keeps and converts layers. Methods may be called from several threads."""
+
+    def __init__(self, store: Store, epoch: int = DEFAULT_EPOCH, overlay: str | None = None):
+        """`epoch` in seconds; `overlay` is `trusted` or `user`, None asks the kernel."""
+        self.store = store
+        self.epoch = epoch
+        self.overlay = overlay or overlay_namespace()
+        self._guard = threading.Lock()
+        self._busy: dict[str, threading.Lock] = {}
+        self._trees: dict[str, DirTree] = {}
+
+    # --- making layers ------------------------------------------------------------------------
+
+    def commit(self, upper: Path, below: Below | None) -> Layer | None:
+        """Turn an overlay upper directory into a layer; None where nothing was changed.
+
+        The directory is made normal in place, hashed, and moved into the store: afterwards
+        `upper` is gone. Everything that wrote to it must be dead. `below` is what the step saw;
+        it decides whether opaque marks and whiteouts hide anything. Raises HostError.
+        """
+        with os.scandir(upper) as found:
+            if next(found, None) is None:
+                return None
+        try:
+            tree = DirTree(upper, user=self.overlay == "user")
+            scan = Scan(tree, self.epoch, fix=True, below=below)
+            entries = scan.run()
+            if not entries:
+                return None
+            ordered = with_marks(checked_order(entries), scan.opaque)
+            layer = self._hash(ordered, _is_large(ordered))
+        except OSError as error:
+            raise HostError(f"cannot read what a step has changed: {error}") from error
+        self._publish(layer, upper)
+        return layer
+
+    def create(
+        self,
+        entries: Sequence[Entry],
+        want: Literal["blob", "directory"] = "directory",
+        compression: Compression | None = None,
+    ) -> Layer:
+        """Make a layer from entries, as a compressed blob or as a directory, in one pass.
+
+        Entries come in any order and must be complete: every parent directory is an entry too
+        (see `with_parents`), else ValueError. CHAR entries of device 0:0 are whiteouts. Raises
+        HostError where a source file changes meanwhile, InputError for names a layer cannot hold.
+        """
+        ordered = with_marks(list(checked(canonical(entries))), ())
+        try:
+            if want == "blob":
+                return self._create_blob(ordered, compression or Compression())
+            return self._create_directory(ordered)
+        except OSError as error:
+            raise HostError(f"cannot make a layer: {error}") from error
+
+    def _create_blob(self, ordered: Sequence[Entry], compression: Compression) -> Layer:
+        toc = _Toc()
+        chunks = tar_chunks(ordered, HeaderWriter(self.epoch), toc.add)
+        layer, blob = self._pack(chunks, compression, _is_large(ordered))
+        known = self._load(layer.diff_id) or _Record(layer.size)
+        if not known.toc or not self.store.has_blob(parse_digest(known.toc)):
+            known.toc = self.store.put_blob(toc.finish())
+        known.blobs.setdefault(compression.id, blob)
+        self._merge(layer.diff_id, known)
+        return layer
+
+    def _create_directory(self, ordered: Sequence[Entry]) -> Layer:
+        with self.store.new_scratch() as scratch:
+            with EntryWriter(scratch.upper, self.epoch, self.overlay) as writer:
+                layer = self._hash(writer.passing(ordered), _is_large(ordered), writer.read)
+                writer.finish()
+            self._publish(layer, Path(scratch.upper))
+        return layer
+
+    def _hash(
+        self,
+        ordered: Iterable[Entry],
+        large: bool,
+        read: Callable[[Entry], Iterator[bytes]] = read_content,
+    ) -> Layer:
+        hasher = hashlib.sha256()
+        size = _Size()
+        chunks = tar_chunks(ordered, HeaderWriter(self.epoch), None, read)
+        fan_out(size.counting(chunks), [hasher.update], threads=large)
+        return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total)
+
+    def _pack(
+        self, chunks: Iterator[bytes], compression: Compression, large: bool
+    ) -> tuple[Layer, tuple[Digest, int]]:
+        """Hash a tar and store it compressed; return the layer and the blob."""
+        hasher = hashlib.sha256()
+        size = _Size()
+        engine = compressor(compression)
+        with self.store.blob_writer() as writer:
+
+            def squeeze(chunk: bytes) -> None:
+                data = engine.compress(chunk)
+                if data:
+                    writer.write(data)
+
+            fan_out(size.counting(chunks), [squeeze, hasher.update], threads=large)
+            writer.write(engine.flush())
+            digest = writer.commit()
+            packed = writer.size
+        return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total), (digest, packed)
+
+    def _publish(self, layer: Layer, directory: Path) -> None:
+        self.store.publish_snapshot(hex_of(layer.diff_id), str(directory))
+        known = self._load(layer.diff_id) or _Record(layer.size)
+        known.directory = True
+        self._merge(layer.diff_id, known)
+
+    # --- asking for layers --------------------------------------------------------------------
+
+    def available(self, layer: Layer) -> bool:
+        """Return whether at least one form of the layer is in the store."""
+        if self.store.has_snapshot(hex_of(layer.diff_id)):
+            return True
+        known = self._load(layer.diff_id)
+        if known is None:
+            return False
+        return any(self.store.has_blob(digest) for digest, _ in known.blobs.values())
+
+    def has_directory(self, layer: Layer) -> bool:
+        """Return whether the layer is in the store as a directory."""
+        return bool(self.store.has_snapshot(hex_of(layer.diff_id)))
+
+    def ensure_directory(self, layer: Layer) -> Path:
+        """Return the layer's directory, unpacking it first where it is a blob only.
+
+        The unpacked bytes are checked against the diff_id before the directory exists (A24).
+        Idempotent. Raises StoreCorrupt where they differ, InputError for an archive that says
+        what it must not, HostError.
+        """
+        name = hex_of(layer.diff_id)
+        with self._one_at_a_time(layer.diff_id):
+            if self.store.has_snapshot(name):
+                return Path(self.store.snapshot_path(name))
+            digest = self._any_blob(layer)
+            with self.store.new_scratch() as scratch:
+                found = self._unpack(self._open(digest), scratch.upper)
+                if found.diff_id != layer.diff_id:
+                    raise StoreCorrupt(
+                        f"blob {digest} unpacks to {found.diff_id}, not to {layer.diff_id}"
+                    )
+                self._publish(layer, Path(scratch.upper))
+            return Path(self.store.snapshot_path(name))
+
+    def _unpack(self, source: Iterator[bytes], directory: str) -> Layer:
+        hasher = hashlib.sha256()
+        size = _Size()
+
+        def hashed() -> Iterator[bytes]:
+            for chunk in size.counting(decompress(source)):
+                hasher.update(chunk)
+                yield chunk
+
+        ahead = read_ahead(hashed())
+        try:
+            reader = TarReader(ahead)
+            with Unpacker(directory, self.epoch, self.overlay) as unpacker:
+                unpacker.unpack(reader, reader)
+            for _ in reader.rest():
+                pass
+        finally:
+            ahead.close()  # type: ignore[attr-defined]  # a generator, typed as an iterator
+        return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total)
+
+    def tree(self, layer: Layer) -> DirTree:
+        """Return the layer as a tree of files, unpacking it where needed."""
+        with self._guard:
+            tree = self._trees.get(layer.diff_id)
+        if tree is None:
+            tree = DirTree(self.ensure_directory(layer), user=self.overlay == "user")
+            with self._guard:
+                if len(self._trees) >= 256:  # descriptors; views that use one keep it alive
+                    self._trees.pop(next(iter(self._trees)))
+                self._trees[layer.diff_id] = tree
+        return tree
+
+    def toc(self, layer: Layer) -> list[bytes] | None:
+        """Return the chunks of the layer's tar without its files, None where none is kept."""
+        known = self._load(layer.diff_id)
+        if known is None or not known.toc or not self.store.has_blob(parse_digest(known.toc)):
+            return None
+        return list(decompress(self._open(parse_digest(known.toc))))
+
+    def blob(self, layer: Layer, compression: Compression, *, force: bool = False) -> Descriptor:
+        """Return the layer as a blob, packing it where it is a directory only.
+
+        A foreign layer is given as it came, whatever its compression, unless `force`. What is
+        packed is checked against the diff_id again. Idempotent. Raises StoreCorrupt, HostError.
+        """
+        with self._one_at_a_time(layer.diff_id):
+            known = self._load(layer.diff_id) or _Record(layer.size)
+            wanted = compression.id
+            if known.foreign and not force:
+                for name, (digest, size) in known.blobs.items():
+                    if name.startswith("foreign-") and self.store.has_blob(digest):
+                        return Descriptor(layer_media_type(name[8:]), digest, size)
+            found = known.blobs.get(wanted)
+            if found is None or not self.store.has_blob(found[0]):
+                found = self._make_blob(layer, known, compression)
+                known.blobs[wanted] = found
+                self._merge(layer.diff_id, known)
+            return Descriptor(compression.media_type, *found)
+
+    def _make_blob(
+        self, layer: Layer, known: _Record, compression: Compression
+    ) -> tuple[Digest, int]:
+        name = hex_of(layer.diff_id)
+        if not known.foreign and self.store.has_snapshot(name):
+            tree = DirTree(Path(self.store.snapshot_path(name)), user=self.overlay == "user")
+            scan = Scan(tree, 1 << 40, fix=False, below=None)
+            ordered = with_marks(canonical(scan.run()), scan.opaque)
+            # the snapshot's times are final: an epoch of another build must not change them
+            chunks = tar_chunks(ordered, HeaderWriter(1 << 40))
+            what = f"snapshot {name}"
+        else:
+            digest = self._any_blob(layer)
+            chunks = _rechunk(decompress(self._open(digest)))
+            what = f"blob {digest}"
+        made, blob = self._pack(chunks, compression, layer.size > INLINE)
+        if made.diff_id != layer.diff_id:
+            raise StoreCorrupt(
+                f"{what} no longer has the bytes of layer {layer.diff_id} (now {made.diff_id})",
+                hint="run `buildgraph cache verify`",
+            )
+        return blob
+
+    def _any_blob(self, layer: Layer) -> Digest:
+        known = self._load(layer.diff_id)
+        for digest, _ in known.blobs.values() if known else ():
+            if self.store.has_blob(digest):
+                return digest
+        raise StoreCorrupt(
+            f"no form of layer {layer.diff_id} is in the store any more",
+            hint="build again: it will be made anew",
+        )
+
+    # --- layers from outside ------------------------------------------------------------------
+
+    def knows_blob(self, diff_id: Digest, digest: Digest) -> Layer | None:
+        """Return the layer where this blob was once verified to be it and is still here."""
+        known = self._load(diff_id)
+        if known is None or not self.store.has_blob(digest):
+            return None
+        if any(blob == digest for blob, _ in known.blobs.values()):
+            return Layer(diff_id, known.size)
+        return None
+
+    def import_blob(
+        self, diff_id: Digest, digest: Digest, size: int, source: Callable[[], Iterator[bytes]]
+    ) -> Layer:
+        """Take in a layer's blob from outside, verifying digest, size and diff_id (A23, A24).
+
+        `source` opens the bytes. A blob that was verified before is not read again. Nothing is
+        kept of bytes that are not what was promised: InputError names both digests.
+        """
+        with self._one_at_a_time(diff_id):
+            layer = self.knows_blob(diff_id, digest)
+            if layer is not None:
+                return layer
+            name, layer = self._take_in(diff_id, digest, size, source())
+            known = self._load(diff_id) or _Record(layer.size, foreign=True)
+            known.blobs[name] = (digest, size)
+            self._merge(diff_id, known)
+            return layer
+
+    def _take_in(
+        self, diff_id: Digest, digest: Digest, size: int, source: Iterator[bytes]
+    ) -> tuple[str, Layer]:
+        hasher = hashlib.sha256()
+        inner = hashlib.sha256()
+        raw, plain = _Size(), _Size()
+        form: list[bytes] = []
+        with self.store.blob_writer(expected_size=size, hashed=True) as writer:
+
+            def teed() -> Iterator[bytes]:
+                for chunk in raw.counting(source):
+                    if raw.total > size:
+                        raise InputError(f"blob {digest} has more than its {size} bytes")
+                    if not form:
+                        form.append(chunk[:16])
+                    hasher.update(chunk)
+                    writer.write(chunk)
+                    yield chunk
+
+            stream = teed()
+            fan_out(plain.counting(decompress(stream)), [inner.update], threads=size > INLINE)
+            for _ in stream:  # what a decompressor left unread belongs to the digest too
+                pass
+            found = Digest(f"sha256:{hasher.hexdigest()}")
+            if found != digest or raw.total != size:
+                raise InputError(
+                    f"blob {digest} has {raw.total} bytes of digest {found}, not {size} bytes"
+                )
+            unpacked = Digest(f"sha256:{inner.hexdigest()}")
+            if unpacked != diff_id:
+                raise InputError(
+                    f"layer blob {digest} unpacks to {unpacked}, but the image's config says "
+                    f"{diff_id}"
+                )
+            writer.commit(digest=digest)
+        return f"foreign-{sniff(form[0] if form else b'')}", Layer(diff_id, plain.total)
+
+    # --- the record ---------------------------------------------------------------------------
+
+    def _open(self, digest: Digest) -> Iterator[bytes]:
+        fd = self.store.open_blob(digest)
+        try:
+            while data := os.read(fd, CHUNK):
+                yield data
+        finally:
+            os.close(fd)
+
+    def _load(self, diff_id: Digest) -> _Record | None:
+        found = self.store.get_record(KIND, diff_id)
+        if found is None:
+            return None
+        value = json.loads(found)
+        return _Record(
+            value["size"],
+            value["directory"],
+            {key: (parse_digest(blob[0]), blob[1]) for key, blob in value["blobs"].items()},
+            value["toc"],
+            value["foreign"],
+        )
+
+    def _merge(self, diff_id: Digest, new: _Record) -> None:
+        """Write the record, with the forms others have added to it meanwhile."""
+        with self._guard:
+            old = self._load(diff_id)
+            if old is not None:
+                new = replace(
+                    new,
+                    directory=new.directory or old.directory,
+                    blobs={**old.blobs, **new.blobs},
+                    toc=new.toc or old.toc,
+                    foreign=old.foreign,
+                )
+            self.store.put_record(KIND, diff_id, new.value(), new.refs(diff_id))
+
+    @contextmanager
+    def _one_at_a_time(self, diff_id: Digest) -> Iterator[None]:
+        """Let one thread convert a layer; the others wait and then find it done."""
+        with self._guard:
+            lock = self._busy.setdefault(diff_id, threading.Lock())
+        with lock:
+            yield
+
+
+class _Size:
+    """Counts the bytes of a stream."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def counting(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass the chunks on."""
+        for chunk in chunks:
+            self.total += len(chunk)
+            yield chunk
+
+
+class _Toc:
+    """Collects the headers of a tar, compressed on the way."""
+
+    def __init__(self) -> None:
+        self._engine = compressor(_TOC)
+        self._out: list[bytes] = []
+        self._pending: list[bytes] = []
+        self._length = 0
+
+    def add(self, header: bytes) -> None:
+        """Take one header."""
+        self._pending.append(header)
+        self._length += len(header)
+        if self._length >= _TOC_BATCH:
+            self._out.append(self._engine.compress(b"".join(self._pending)))
+            self._pending = []
+            self._length = 0
+
+    def finish(self) -> bytes:
+        """Return the whole, compressed."""
+        self._out.append(self._engine.compress(b"".join(self._pending)))
+        self._out.append(self._engine.flush())
+        return b"".join(self._out)
+
+
+def _is_large(entries: Sequence[Entry]) -> bool:
+    return len(entries) * 512 + sum(entry.size for entry in entries) > INLINE
+
+
+def _rechunk(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Cut a stream into the chunks that `tar_chunks` makes, so that packing repeats its bytes."""
+    pending = bytearray()
+    for chunk in chunks:
+        pending += chunk
+        while len(pending) >= CHUNK:
+            yield bytes(pending[:CHUNK])
+            del pending[:CHUNK]
+    if pending:
+        yield bytes(pending)
+
+
+def checked_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Return entries read from a directory in canonical order, with refused names refused."""
+    return list(checked(canonical(entries)))
+
+
+def with_parents(
+    entries: Iterable[Entry], below: FileTree | None, *, mode: int = 0o755
+) -> list[Entry]:
+    """Return the entries with the parent directories they lack.
+
+    A parent that exists below keeps its mode, owner, time and attributes, because overlayfs shows
+    the upper one's; a missing one is made with `mode`, owner 0:0 and the epoch. A parent that is
+    no directory below is replaced by one. Paths must be real: links on the way already resolved.
+    """
+    given = list(entries)
+    have = {entry.path for entry in given if entry.kind is Kind.DIR}
+    added: list[Entry] = []
+    for entry in given:
+        parent = entry.path.rpartition("/")[0]
+        while parent and parent not in have:
+            have.add(parent)
+            added.append(_parent(parent, below, mode))
+            parent = parent.rpartition("/")[0]
+    return added + given
+
+
+def _parent(path: str, below: FileTree | None, mode: int) -> Entry:
+    found = below.stat(path) if below is not None else None
+    if below is None or found is None or found.kind is not Kind.DIR:
+        return Entry(path, Kind.DIR, mode)
+    return Entry(
+        path,
+        Kind.DIR,
+        found.mode,
+        found.uid,
+        found.gid,
+        mtime=found.mtime_ns // 1_000_000_000,
+        xattrs=below.xattrs(path),
+    )
