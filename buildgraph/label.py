@@ -153,22 +153,26 @@ def is_package(path: str) -> bool:
 
 def check_name(name: str, text: str, where: Location | None = None) -> str:
     """Return `name` if it is a well-formed target name, else raise; `text` is for words."""
+    problem = name_problem(name)
+    if problem:
+        raise InputError(f"{text!r} is not a label: {problem}", where)
+    return name
+
+
+def name_problem(name: str) -> str | None:
+    """Return what keeps `name` from being a target's, in words, or None."""
     if name == "":
-        raise InputError(f"{text!r} is not a label: the name after ':' is missing", where)
+        return "the name is missing"
     if name in _WILDCARDS:
-        raise InputError(f"{name!r} means every target, so no target can have it as name", where)
+        return f"{name!r} means every target"
     if _NAME.fullmatch(name):
-        return name
+        return None
     if "@" in name and _NAME.fullmatch(name.partition("@")[0]):
-        raise InputError(
-            f"{text!r} is not a label: a matrix suffix is written @key=value,key=value", where
-        )
+        return "a matrix suffix is written @key=value,key=value"
     if name[0] in ".+-":
-        raise InputError(
-            f"{text!r} is not a label: a name starts with a letter, digit or '_'", where
-        )
+        return "a name starts with a letter, digit or '_'"
     bad = next((c for c in name if not re.fullmatch(r"[A-Za-z0-9_.+-]", c)), "@")
-    raise InputError(f"{text!r} is not a label: {bad!r} cannot be in a name", where)
+    return f"{bad!r} cannot be in a name"
 
 
 def _component_problem(component: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Final
 from buildgraph.boxfile import schema, values, yaml
 from buildgraph.boxfile.target import Target, Value, text_of
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
-from buildgraph.label import DEFAULT_NAME, Label, check_name
+from buildgraph.label import DEFAULT_NAME, Label, name_problem
 
 BOXFILE: Final = "Boxfile.yaml"
 DOCKERFILES: Final = ("Dockerfile", "Containerfile")  # the first that is there
@@ -179,10 +179,9 @@ class _Loader:
             return
         for entry in node.entries:
             name = entry.key.text
-            try:
-                self._check_target_name(name, entry.key.where)
-            except InputError as error:
-                self.scope.errors.append(error)
+            problem = "'@' starts a matrix suffix" if "@" in name else name_problem(name)
+            if problem:
+                self.scope.error(f"{name!r} cannot name a target: {problem}", entry.key.where)
             if isinstance(entry.value, yaml.Mapping):
                 self._target(name, entry.key.where, list(entry.value.entries))
             elif isinstance(entry.value, yaml.Scalar) and entry.value.empty:
@@ -192,14 +191,6 @@ class _Loader:
                 self.scope.error(
                     f"target {name!r}: expected a mapping, found {words}", entry.value.where
                 )
-
-    def _check_target_name(self, name: str, where: Location) -> None:
-        check_name(name, name, where)
-        if "@" in name:
-            raise InputError(
-                f"{name!r}: '@' starts a matrix suffix, so it cannot be in the name of a target",
-                where,
-            )
 
     def _short_form(self, entries: list[yaml.Entry]) -> None:
         own = {a.name for rule in self._rules.values() for a in rule.attributes}

@@ -68,6 +68,7 @@ class Keys:
     later: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     extensions: bool = False  # `x-*` is left alone
+    prefix: str = ""  # of the names in messages: "secrets."
 
 
 def parse_fields(
@@ -85,7 +86,7 @@ def parse_fields(
         seen.add(name)
         attribute = table.get(name)
         if attribute is not None:
-            value = parse_value(entry.value, attribute.type, name, scope)
+            value = parse_value(entry.value, attribute.type, keys.prefix + name, scope)
             if value is not None:
                 fields[name] = Value(value.data, value.where, entry.key.where)
         elif not (keys.extensions and name.startswith("x-")) and name not in keys.others:
@@ -166,14 +167,15 @@ def _record(node: yaml.Node, kind: schema.Record, name: str, scope: Scope) -> Va
     if not isinstance(node, yaml.Mapping):
         _wrong(node, kind, name, scope)
         return None
+    keys = Keys(kind.fields, f"an entry of {name}", prefix=f"{name}.")
     before = len(scope.errors)
-    fields = parse_fields(node.entries, Keys(kind.fields, f"{name}"), node.where, scope)
+    fields = parse_fields(node.entries, keys, node.where, scope)
     if kind.one_of and len(scope.errors) == before:
         given = [field for field in kind.one_of if fields[field].given]
         if len(given) != 1:
             wanted = " or ".join(repr(field) for field in kind.one_of)
-            words = "both are there" if given else "it has neither"
-            scope.error(f"{name} needs either {wanted}: {words}", node.where)
+            only = ", not both" if given else ""
+            scope.error(f"{name}: give either {wanted}{only}", node.where)
     return Value(MappingProxyType(fields), node.where)
 
 
@@ -284,6 +286,8 @@ def _pattern(node: yaml.Scalar, scope: Scope) -> Data:
             return pattern
         raise InputError(f"{node.text!r} is not a label", node.where, hint="labels start with '//'")
     # A bare word is a neighbour here, never a path: what it means must not hang on directories.
+    if body in ("*", "all"):
+        raise InputError(f"{body!r} is not a label", node.where, hint=f'write ":{body}"')
     neighbour = parse_label(body, scope.package, node.where)
     sign = "-" if node.text.startswith("-") else ""
     return parse_pattern(f"{sign}{neighbour}", scope.package, node.where)
@@ -295,8 +299,8 @@ def _context(node: yaml.Scalar, name: str, scope: Scope) -> Data:
         return _layout(node, name, scope)
     scheme = _SCHEME.match(text)
     if scheme:
-        kind = "images of registries" if text.startswith("docker-image:") else "remote contexts"
-        scope.error(f"{name}: {kind} ({scheme[0]}) come in a later version", node.where)
+        kind = "images of registries" if text.startswith("docker-image:") else "remote files"
+        scope.error(f"{name}: {kind} come in a later version", node.where)
         return None
     if text.startswith(("target:", "service:")):
         hint = f'write ":{text.partition(":")[2]}"'
@@ -336,7 +340,7 @@ def _path(
     problem, hint = None, None
     path = join(scope.package, text)
     if _SCHEME.match(text):
-        problem = f"remote contexts ({text.partition('://')[0]}) come in a later version"
+        problem = "remote files come in a later version"
     elif text.startswith(("/", "~")):
         problem, hint = f"{text!r} is not relative", "write it relative to the Boxfile's directory"
     elif path is None:
@@ -373,8 +377,6 @@ def _wrong(
 ) -> None:
     if hint is None and isinstance(node, yaml.Scalar) and node.empty:
         hint = 'write "" for an empty text' if isinstance(kind, schema.Text) else None
-    elif hint is None and isinstance(node, yaml.Mapping) and yaml.where_starts(node.where, "{{"):
-        hint = 'quote the text: "{{ … }}"'
     scope.error(f"{name}: expected {_wanted(kind)}, found {found(node)}", node.where, hint)
 
 

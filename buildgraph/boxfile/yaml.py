@@ -190,6 +190,7 @@ class _Composer:
         self._open_anchors: set[str] = set()
         self._aliases = 0
         self._values = 0
+        self._broken = False  # what was read says something else than its author meant
 
     def document(self) -> Node | None:
         self._next()  # start of the stream
@@ -201,7 +202,7 @@ class _Composer:
         event = self._next()
         if isinstance(event, self._kinds.DocumentStartEvent):
             self._fail("a second document starts here; a Boxfile is one", event)
-        return root
+        return None if self._broken else root
 
     def _node(self, event: _Event, depth: int) -> Node:
         self._count(1, event)
@@ -294,6 +295,7 @@ class _Composer:
         if name not in self._anchors:
             hint = f'quote the text: "*{name}"'
             self._error(f"no anchor '&{name}' before this alias", where, hint)
+            self._broken = True
             return Scalar("", where)
         node, values = self._anchors[name]
         self._count(values - 1, event)
@@ -320,12 +322,11 @@ class _Composer:
         self._error(f"YAML tags such as {written!r} are not used here", where, hint)
 
     def _refuse_key(self, key: Node) -> None:
-        hint = None
-        if where_starts(key.where, "{"):
-            hint = 'quote the text: "{{ … }}"'
-        elif isinstance(key, Sequence):
-            hint = "a list cannot be a key"
+        before = key.where.text[: key.where.column - 1]
+        template = before.endswith("{") and isinstance(key, Mapping)
+        hint = 'quote the text: "{{ … }}"' if template else None
         self._error("a key must be a text", key.where, hint)
+        self._broken = True
 
     def _error(self, message: str, where: Location, hint: str | None = None) -> None:
         self._errors.append(InputError(message, where, hint))
@@ -333,11 +334,6 @@ class _Composer:
     def _fail(self, message: str, event: _Event) -> NoReturn:
         mark = event.start_mark
         raise _Fatal(InputError(message, self._source.at(mark.line, mark.column)))
-
-
-def where_starts(where: Location, prefix: str) -> bool:
-    """Return whether the text at `where` starts with `prefix`."""
-    return where.text.startswith(prefix, where.column - 1)
 
 
 def _syntax_error(error: MarkedYAMLError, source: Source) -> InputError:
@@ -364,6 +360,8 @@ def _trap(problem: str, line: str, column: int) -> tuple[str | None, int]:
     at = line[column : column + 1]
     word = _WORD.match(line, column)
     end = word.end() if word else 0
+    if problem.startswith("found unexpected end of stream"):
+        return "close the quote", 0
     if at == "\t":
         return "indent with spaces: YAML forbids tabs there", 0
     if problem.startswith("mapping values are not allowed"):
