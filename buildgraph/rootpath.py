@@ -29,9 +29,7 @@ _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_IN_ROOT: Final = 0x10
 _PROC_SUPER_MAGIC: Final = 0x9FA0
 _DIR_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_RACES: Final = (
-    64  # openat2 says EAGAIN when a rename crosses a `..`; then we ask again
-)
+_RACES: Final = 64  # openat2 says EAGAIN when a rename crosses a `..`; then we ask again
 
 
 def components(path: str) -> list[str]:
@@ -58,9 +56,14 @@ class Root:
 
     __slots__ = ("_native", "fd")
 
-    def __init__(self, fd: int, *, native: bool | None = None):
-        """Take over `fd`, a directory; `native` False forces the walk without openat2."""
-        self.fd = fd
+    def __init__(self, directory: int | str, *, native: bool | None = None):
+        """Take over a descriptor of a directory, or open one as `at` does.
+
+        `native` False forces the walk without openat2.
+        """
+        if isinstance(directory, str):
+            directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fd = fd = directory
         self._native = _kernel_resolves(fd) if native is None else native
 
     @classmethod
@@ -155,9 +158,7 @@ def _enter(parent: int, name: str, mode: int) -> int:
         made = False
     below = os.open(name, _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
     if made:
-        os.chmod(
-            f"/proc/self/fd/{below}", mode
-        )  # an O_PATH descriptor has no fchmod(2)
+        os.chmod(f"/proc/self/fd/{below}", mode)  # an O_PATH descriptor has no fchmod(2)
     return below
 
 
@@ -189,10 +190,9 @@ def _openat2(fd: int, path: str, flags: int, mode: int, resolve: int) -> int:
         raise ValueError("embedded null byte")
     how = (ctypes.c_uint64 * 3)(flags, mode if flags & os.O_CREAT else 0, resolve)
     name = os.fsencode(path)
+    code = errno.EAGAIN
     for _ in range(_RACES):
-        got: int = _libc().syscall(
-            _SYS_OPENAT2, fd, name, ctypes.byref(how), ctypes.sizeof(how)
-        )
+        got: int = _libc().syscall(_SYS_OPENAT2, fd, name, ctypes.byref(how), ctypes.sizeof(how))
         if got >= 0:
             return got
         code = ctypes.get_errno()
@@ -267,9 +267,7 @@ class _Walk:
                 continue
             last = not todo
             try:
-                fd = os.open(
-                    name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.here
-                )
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.here)
             except FileNotFoundError:
                 if last:
                     return _End(name, must_be_dir, False)
@@ -277,12 +275,8 @@ class _Walk:
                     return _End("", must_be_dir, False, (name, *reversed(todo)))
                 raise
             kind = stat_bits.S_IFMT(os.fstat(fd).st_mode)
-            if kind == stat_bits.S_IFLNK and not (
-                last and not follow_last and not must_be_dir
-            ):
-                target = self.read_link(fd, path)
-                if target.startswith("/"):
-                    self.to_root()
+            if kind == stat_bits.S_IFLNK and not (last and not follow_last and not must_be_dir):
+                target = self.take_link(fd, path)
                 todo.extend(components(target)[::-1])
                 must_be_dir = must_be_dir or (last and _asks_for_dir(target))
             elif last:
@@ -299,14 +293,20 @@ class _Walk:
         self.fds.append(fd)
         self.names.append(name)
 
-    def read_link(self, fd: int, path: str) -> str:
-        """Return a link's text and close `fd`; raise ELOOP where it may not be followed."""
+    def take_link(self, fd: int, path: str) -> str:
+        """Close `fd` and return the link's text, having gone to the root for an absolute one.
+
+        Raises ELOOP where it may not be followed.
+        """
         try:
             self.budget -= 1
             # A link of procfs may be a magic one, which no text tells; all of them are refused.
             if not self.follow or self.budget < 0 or _on_procfs(fd):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            return os.readlink("", dir_fd=fd)
+            target = os.readlink("", dir_fd=fd)
+            if target.startswith("/"):
+                self.to_root()
+            return target
         finally:
             os.close(fd)
 

@@ -18,6 +18,8 @@ from buildgraph_cache.digest import Digest
 
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK: Final = 1 << 20
+# Marks of overlayfs and of our store; copied, they would hide or change what is in a layer.
+_OURS: Final = ("user.overlay.", "user.buildgraph.")
 
 
 class ChangedWhileReading(HostError):
@@ -47,11 +49,22 @@ def kept_xattrs(path: str) -> tuple[tuple[str, bytes], ...]:
     if not names:
         return ()
     return tuple(
-        (name, os.getxattr(path, name, follow_symlinks=False))
+        (name, _plain(name, os.getxattr(path, name, follow_symlinks=False)))
         for name in sorted(names)
         if name == "security.capability"
-        or (name.startswith("user.") and not name.startswith("user.overlay."))
+        or (name.startswith("user.") and not name.startswith(_OURS))
     )
+
+
+def _plain(name: str, value: bytes) -> bytes:
+    """Return file capabilities without the user namespace they were set in.
+
+    `struct vfs_ns_cap_data` (revision 3) ends with a root id, which is this machine's; revision 2
+    is what every layer has (linux/capability.h).
+    """
+    if name == "security.capability" and len(value) == 24 and value[3] == 3:
+        return value[:3] + b"\x02" + value[4:20]
+    return value
 
 
 def changed(path: str, how: str) -> ChangedWhileReading:
