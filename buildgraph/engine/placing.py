@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from buildgraph import limits
-from buildgraph.engine.selecting import Group, Selection, Xattrs
 from buildgraph.engine.filemodes import Chmod
+from buildgraph.engine.selecting import Group, Selection, Xattrs
 from buildgraph.engine.treewalk import KIND_WORDS, EmptyTree, Found, Item, follow, join
 from buildgraph.engine.users import lookup
 from buildgraph.errors import InputError, Location
