@@ -1,0 +1,281 @@
+"""Knows how sandboxes are started without starting an interpreter for each; must not know why.
+
+Three generations, all single-threaded, all forks of one interpreter started with `-I -S`:
+
+    zygote   one a build: makes the private mount namespace, the user namespace of the containers
+             and the shifted view of the store, then forks a slot whenever the host asks for one
+    slot     runs one container at a time; its control group and isolated network namespace serve
+             one container after another, so that none of them is made or removed in a step
+    init     process 1 of a container (step.py)
+
+Each generation ends when its socket closes, so nothing outlives a killed builder. Messages are
+`marshal` values: both ends are the same interpreter. Standard library and buildgraph.kernel alone.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import fcntl
+import gc
+import marshal
+import os
+import select
+import signal
+import struct
+from typing import Any, Final, NoReturn
+
+from buildgraph import kernel as k
+from buildgraph.sandbox.rootfs import RootBuilder
+from buildgraph.sandbox.step import Init
+
+_NAMESPACES: Final = (
+    k.CLONE_NEWNS | k.CLONE_NEWPID | k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWCGROUP
+)
+_MESSAGE: Final = 1 << 16  # longer ones travel as a memory file
+_FDS: Final = 8
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
+
+
+def _receive(sock: _socket.socket) -> tuple[Any, list[int]]:
+    """Return the next message and its fds; (None, []) when the other end is gone."""
+    space = _socket.CMSG_SPACE(_FDS * 4)
+    data, ancillary, _, _ = sock.recvmsg(_MESSAGE, space, _socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, raw in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+    if not data:
+        return None, []
+    message = marshal.loads(data)
+    if message == "file":
+        with open(fds.pop(0), "rb") as file:
+            message = marshal.load(file)
+    return message, list(fds)
+
+
+def _send(sock: _socket.socket, message: object, fds: tuple[int, ...] = ()) -> None:
+    ancillary = []
+    if fds:
+        ancillary.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds)))
+    sock.sendmsg([marshal.dumps(message)], ancillary)
+
+
+# -- zygote ------------------------------------------------------------------------------------
+
+
+class Zygote:
+    """The state that every slot inherits."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.store: str = config["store"]
+        self.scratch: str = config["scratch"]
+        self.base: int = 0
+        self.userns = -1
+        self.warnings: list[str] = []
+        k.unshare(k.CLONE_NEWNS)
+        k.mount("none", "/", "none", k.MS_REC | k.MS_PRIVATE)
+        if config["userns"] is not None:
+            self._enter_plan(config["userns"])
+        # Files that containers own are made with their root's id; the bit keeps the rights of
+        # this process when its file id is not 0.
+        if self.base:
+            k.prctl(k.PR_SET_SECUREBITS, k.SECBIT_NO_SETUID_FIXUP)
+            k.setfsuid(self.base, self.base)
+
+    def _enter_plan(self, userns: dict[str, Any]) -> None:
+        """Make the containers' user namespace and, where ids are shifted, the view of the store."""
+        fd = _new_userns(userns["uids"], userns["gids"], userns["setgroups"])
+        base: int = userns["base"]
+        if base:
+            try:
+                view = k.open_tree(k.AT_FDCWD, self.store, k.OPEN_TREE_CLONE)
+                k.mount_setattr(view, set_=k.MOUNT_ATTR_IDMAP, userns=fd)
+                k.move_mount(view, k.AT_FDCWD, self.store)
+            except OSError as error:
+                os.close(fd)
+                self.warnings.append(f"no user namespace: the store cannot be id-mapped: {error}")
+                return
+            os.close(view)
+        self.userns = fd
+        self.base = base
+
+    def serve(self, sock: _socket.socket) -> NoReturn:
+        """Fork a slot for each socket that arrives, until the host is gone."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        _send(sock, {"userns": self.userns >= 0, "base": self.base, "warnings": self.warnings})
+        while True:
+            message, fds = _receive(sock)
+            if message is None:
+                os._exit(0)
+            if os.fork() == 0:
+                sock.close()
+                Slot(self, _socket.socket(fileno=fds[0]), message).serve()
+            for fd in fds:
+                os.close(fd)
+
+
+def _new_userns(uids: str, gids: str, setgroups: bool) -> int:
+    """Return an fd of a new user namespace with these maps (lines of user_namespaces(7))."""
+    reader, writer = os.pipe()
+    pid, pidfd = k.clone(k.CLONE_NEWUSER)
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        os.close(reader)
+        if not setgroups:
+            _write(f"/proc/{pid}/setgroups", "deny")
+        _write(f"/proc/{pid}/gid_map", gids)
+        _write(f"/proc/{pid}/uid_map", uids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+    finally:
+        os.close(writer)
+        os.close(pidfd)
+        os.waitpid(pid, 0)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+# -- slot --------------------------------------------------------------------------------------
+
+
+class Slot:
+    """Runs one container at a time for one thread of the host."""
+
+    def __init__(self, zygote: Zygote, sock: _socket.socket, config: dict[str, Any]):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.zygote = zygote
+        self.sock = sock
+        for path in config["join"]:
+            _write(path, "0")
+        self.cgroup = -1
+        if config["cgroup"]:
+            self.cgroup = os.open(config["cgroup"], os.O_PATH | os.O_DIRECTORY)
+        self.isolated = -1
+        gc.freeze()  # the collector would touch, and so copy, every page in each child
+
+    def serve(self) -> NoReturn:
+        """Run what is asked until the host is gone."""
+        while True:
+            plan, fds = _receive(self.sock)
+            if plan is None:
+                os._exit(0)
+            try:
+                self._run(plan, fds)
+            except OSError as error:
+                _send(self.sock, ("done", f"error starting the sandbox: {error}"))
+
+    def _run(self, plan: dict[str, Any], fds: list[int]) -> None:
+        status_reader, status_writer = os.pipe()
+        output, rest = fds[0], fds[1:]
+        stdin = rest.pop(0) if plan["stdin"] else -1
+        netns = rest.pop(0) if plan["netns"] == "fd" else self._own_netns(plan["netns"])
+        zygote = self.zygote
+        try:
+            pid, pidfd = k.clone(_NAMESPACES, cgroup=self.cgroup)
+            if pid == 0:
+                builder = RootBuilder(
+                    plan, zygote.scratch, zygote.store, zygote.base, zygote.userns
+                )
+                init = Init(plan, builder, stdin=stdin, output=output, status=status_writer)
+                init.run(netns)
+        finally:
+            os.close(status_writer)
+            for fd in fds:
+                os.close(fd)
+        try:
+            _send(self.sock, ("started", pid), (pidfd,))
+            line = self._wait(pid, pidfd, status_reader)
+        finally:
+            os.close(status_reader)
+            os.close(pidfd)
+        _send(self.sock, ("done", line))
+
+    def _wait(self, pid: int, pidfd: int, status: int) -> str:
+        """Return the status line once every process of the container is gone."""
+        poll = select.poll()
+        poll.register(self.sock.fileno(), select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        ready = poll.poll()
+        if not any(fd == pidfd for fd, _ in ready):
+            os.kill(pid, signal.SIGKILL)  # the host is gone: it sends nothing in the meantime
+        # Returns only when the last process of the pid namespace is dead, pid_namespaces(7).
+        _, code = os.waitpid(pid, 0)
+        line = os.read(status, 4096).decode(errors="surrogateescape")
+        if line:
+            return line
+        if os.WIFSIGNALED(code):
+            return f"signal {os.WTERMSIG(code)}"
+        return "error the sandbox ended without a word"
+
+    def _own_netns(self, kind: str) -> int:
+        """Return this slot's isolated network namespace, made at its first use; -1 for the host's."""
+        if kind == "host":
+            return -1
+        if self.isolated < 0:
+            self.isolated = new_netns(self.zygote.userns)
+        return self.isolated
+
+
+def new_netns(userns: int) -> int:
+    """Return an fd of a new network namespace, loopback up, owned by `userns` (-1 = ours)."""
+    ready_reader, ready_writer = os.pipe()
+    hold_reader, hold_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(hold_writer)
+            if userns >= 0:
+                k.setns(userns, k.CLONE_NEWUSER)
+            k.unshare(k.CLONE_NEWNET)
+            _loopback_up()
+            os.write(ready_writer, b"+")
+            os.read(hold_reader, 1)
+        finally:
+            os._exit(0)
+    os.close(ready_writer)
+    os.close(hold_reader)
+    try:
+        if os.read(ready_reader, 1) != b"+":
+            raise OSError("the kernel gave no network namespace")
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    finally:
+        os.close(ready_reader)
+        os.close(hold_writer)
+        os.waitpid(pid, 0)
+
+
+def _loopback_up() -> None:
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    request = struct.pack("16sh22x", b"lo", 0)
+    flags = struct.unpack_from("16sh", fcntl.ioctl(sock.fileno(), _SIOCGIFFLAGS, request))[1]
+    fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    sock.close()
+
+
+def main(fd: int) -> NoReturn:
+    """Be the zygote for the host at the other end of the socket `fd`."""
+    sock = _socket.socket(fileno=fd)
+    os.set_inheritable(fd, False)
+    # The terminal's Ctrl-C is for the builder, which then ends the steps in order.
+    os.setsid()
+    gc.disable()
+    config, _ = _receive(sock)
+    if config is None:
+        os._exit(0)
+    try:
+        zygote = Zygote(config)
+    except OSError as error:
+        _send(sock, {"error": str(error)})
+        os._exit(1)
+    zygote.serve(sock)
