@@ -45,6 +45,7 @@ from buildgraph.oci.tarstream import (
     tar_chunks,
     with_marks,
 )
+from buildgraph.oci.toctree import TocTree
 from buildgraph.oci.types import Descriptor, Layer
 from buildgraph.oci.unpack import Unpacker
 from buildgraph.oci.write import EntryWriter
@@ -102,6 +103,7 @@ class LayerStore:
         self._guard = threading.Lock()
         self._busy: dict[str, threading.Lock] = {}
         self._trees: dict[str, DirTree] = {}
+        self._tocs: dict[str, TocTree] = {}
 
     # --- making layers ------------------------------------------------------------------------
 
@@ -273,12 +275,21 @@ class LayerStore:
                 self._trees[layer.diff_id] = tree
         return tree
 
-    def toc(self, layer: Layer) -> list[bytes] | None:
-        """Return the chunks of the layer's tar without its files, None where none is kept."""
+    def toc(self, layer: Layer) -> TocTree | None:
+        """Return the layer's table of contents, None where none is kept."""
+        with self._guard:
+            tree = self._tocs.get(layer.diff_id)
+        if tree is not None:
+            return tree
         known = self._load(layer.diff_id)
         if known is None or not known.toc or not self.store.has_blob(parse_digest(known.toc)):
             return None
-        return list(decompress(self._open(parse_digest(known.toc))))
+        tree = TocTree(decompress(self._open(parse_digest(known.toc))))
+        with self._guard:
+            if len(self._tocs) >= 64:
+                self._tocs.pop(next(iter(self._tocs)))
+            self._tocs[layer.diff_id] = tree
+        return tree
 
     def blob(self, layer: Layer, compression: Compression, *, force: bool = False) -> Descriptor:
         """Return the layer as a blob, packing it where it is a directory only.

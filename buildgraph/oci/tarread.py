@@ -43,7 +43,15 @@ class TarReader:
     Raises InputError for what is damaged, cut off or over a cap.
     """
 
-    def __init__(self, source: Iterator[bytes], *, total: int = limits.LAYER_BYTES) -> None:
+    def __init__(
+        self,
+        source: Iterator[bytes],
+        *,
+        total: int = limits.LAYER_BYTES,
+        bodies: bool = True,
+    ) -> None:
+        """`bodies` False reads a table of contents: headers whose files are left out."""
+        self._bodies = bodies
         self._source = source
         self._buffer = b""
         self._at = 0
@@ -144,8 +152,9 @@ class TarReader:
         self._room -= size
         if self._room < 0:
             raise InputError("the archive unpacks to more bytes than a layer may have")
-        self._size = size
-        self._left = size + (-size % _BLOCK)
+        if self._bodies:
+            self._size = size
+            self._left = size + (-size % _BLOCK)
 
     def _special(self, member: Member, extra: dict[bytes, bytes]) -> None:
         if member.size > limits.TAR_HEADER_RECORD_BYTES:

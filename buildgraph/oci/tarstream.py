@@ -249,9 +249,7 @@ def with_marks(ordered: Sequence[Entry], opaque: Collection[str]) -> Sequence[En
     """Return the entries with overlay's whiteouts and opaque marks in the tar's form, in order."""
     if not opaque and not any(e.kind is Kind.CHAR and e.rdev == 0 for e in ordered):
         return ordered
-    out = [
-        whiteout_entry(e.path) if e.kind is Kind.CHAR and e.rdev == 0 else e for e in ordered
-    ]
+    out = [whiteout_entry(e.path) if e.kind is Kind.CHAR and e.rdev == 0 else e for e in ordered]
     out.extend(Entry(f"{path}/{OPAQUE_NAME}", Kind.FILE, 0, mtime=0) for path in opaque)
     out.sort(key=lambda e: name_order(e.path))
     return out

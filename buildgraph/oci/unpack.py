@@ -242,9 +242,7 @@ class Unpacker:
         # A whiteout speaks of the layers below only, so what this layer made stays; a directory
         # must then hide its lower namesake.
         if stat_bits.S_ISDIR(st.st_mode):
-            os.setxattr(
-                f"/proc/self/fd/{parent}/{hidden}", f"{self._overlay}.overlay.opaque", b"y"
-            )
+            os.setxattr(f"/proc/self/fd/{parent}/{hidden}", f"{self._overlay}.overlay.opaque", b"y")
 
     # --- what members share -------------------------------------------------------------------
 

@@ -72,9 +72,7 @@ class EntryWriter:
 
     def _time(self, entry: Entry) -> int:
         mtime = entry.mtime
-        return 1_000_000_000 * (
-            self._epoch if mtime is None or mtime > self._epoch else mtime
-        )
+        return 1_000_000_000 * (self._epoch if mtime is None or mtime > self._epoch else mtime)
 
     def _settle(self, fd: int, entry: Entry) -> None:
         if (entry.uid, entry.gid) != self._me:

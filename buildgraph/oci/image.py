@@ -1,0 +1,65 @@
+"""Knows how an image becomes a manifest and a config in the store; must not know where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from buildgraph.oci.compress import Compression
+from buildgraph.oci.config import config_json, image_manifest
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.types import MEDIA_CONFIG, MEDIA_MANIFEST, Descriptor, Image
+from buildgraph_cache.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestResult:
+    """A manifest whose blobs are all in the store."""
+
+    manifest: bytes
+    descriptor: Descriptor  # of the manifest, with its platform
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """The manifest's digest: what names the image."""
+        return self.descriptor.digest
+
+    @property
+    def config_digest(self) -> Digest:
+        """The config's digest: docker's image id."""
+        return self.config.digest
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers as they are stored and sent."""
+        return sum(layer.size for layer in self.layers)
+
+
+def write_image(
+    image: Image,
+    layer_store: LayerStore,
+    compression: Compression,
+    annotations: Sequence[tuple[str, str]] = (),
+    *,
+    force_compression: bool = False,
+) -> ManifestResult:
+    """Store the manifest, the config and every layer's blob of an image; idempotent.
+
+    Foreign layers keep the blob they came as unless `force_compression`. The result is a function
+    of its arguments, the library versions in `Compression.id` included.
+    """
+    layers = tuple(
+        layer_store.blob(layer, compression, force=force_compression)
+        for layer in image.chain.layers
+    )
+    data = config_json(image.config, [layer.diff_id for layer in image.chain.layers])
+    store = layer_store.store
+    config = Descriptor(MEDIA_CONFIG, store.put_blob(data), len(data))
+    manifest = image_manifest(config, layers, annotations)
+    digest = store.put_blob(manifest)
+    described = Descriptor(MEDIA_MANIFEST, digest, len(manifest))
+    return ManifestResult(
+        manifest, replace(described, platform=image.config.platform), config, layers
+    )
