@@ -18,9 +18,11 @@ import errno
 import os
 import stat as bits
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
@@ -40,9 +42,11 @@ _KINDS: Final = {
 }
 _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Small files cost system calls and interpreter time, which two threads only fight over (measured:
-# 0.35 s alone, 0.42 s together for 40,000 of 5 kB); big ones cost sha256, which needs no lock.
 _BIG: Final = 256 << 10
+_PROBE: Final = 256  # files hashed first, to see whether their bytes come from the disk
+_DISK_THREADS: Final = 4
+
+_Result = TypeVar("_Result")
 
 
 class StatCache(Protocol):
@@ -311,33 +315,32 @@ class ContextTree:
         return stat
 
     def _hash_missing(self, paths: Sequence[str]) -> dict[str, Digest]:
-        """Hash big files in a second thread while this one does the small ones."""
+        """Hash files, in as many threads as help.
+
+        Small files cost system calls and interpreter time, which threads only fight over
+        (measured, 40,000 of 5 kB: 0.35 s alone, 0.42 s by two), unless the bytes come from the
+        disk (2.6 s alone, 1.3 s by four). Big files cost sha256, which needs no lock.
+        """
         small = [path for path in paths if self._file_stat(path).size < _BIG]
         big = [path for path in paths if self._file_stat(path).size >= _BIG]
-        if not small and len(big) > 1:
-            small, big = _halves(big, [self._file_stat(path).size for path in big])
         out: dict[str, Digest] = {}
-        if not big or not small:
-            self._hash_into(small or big, out)
-            return out
-        other: dict[str, Digest] = {}
-        failure: list[BaseException] = []
+        parts = 1
+        if len(small) > 4 * _PROBE:
+            probe, small = small[:_PROBE], small[_PROBE:]
+            began, worked = time.perf_counter(), time.thread_time()
+            self._hash_into(probe, out)
+            waited = (time.perf_counter() - began) > 1.4 * (time.thread_time() - worked)
+            parts = _DISK_THREADS if waited else 1
+        size = -(-len(small) // parts)
+        jobs = [small[at * size : (at + 1) * size] for at in range(parts)]
+        jobs += [big] if small else _halves(big, [self._file_stat(path).size for path in big])
+        for found in _in_threads([partial(self._hash_all, job) for job in jobs if job]):
+            out.update(found)
+        return out
 
-        def work() -> None:
-            try:
-                self._hash_into(big, other)
-            except BaseException as error:  # noqa: BLE001 handed to the caller's thread below
-                failure.append(error)
-
-        thread = threading.Thread(target=work, name="hash")
-        thread.start()
-        try:
-            self._hash_into(small, out)
-        finally:
-            thread.join()
-        if failure:
-            raise failure[0]
-        out.update(other)
+    def _hash_all(self, paths: Sequence[str]) -> dict[str, Digest]:
+        out: dict[str, Digest] = {}
+        self._hash_into(paths, out)
         return out
 
     def _hash_into(self, paths: Sequence[str], out: dict[str, Digest]) -> None:
@@ -402,12 +405,35 @@ def _by_directory(paths: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]
     return sorted(groups.items(), key=lambda group: name_order(group[0]))
 
 
-def _halves(paths: list[str], sizes: list[int]) -> tuple[list[str], list[str]]:
+def _halves(paths: list[str], sizes: list[int]) -> list[list[str]]:
     """Split into two lists of about the same number of bytes, biggest first."""
-    sides: tuple[list[str], list[str]] = ([], [])
+    sides: list[list[str]] = [[], []]
     weights = [0, 0]
     for size, path in sorted(zip(sizes, paths, strict=True), reverse=True):
         lighter = 0 if weights[0] <= weights[1] else 1
         sides[lighter].append(path)
         weights[lighter] += size
     return sides
+
+
+def _in_threads(jobs: Sequence[Callable[[], _Result]]) -> list[_Result]:
+    """Run the jobs side by side, the first one here, and raise the first failure of all."""
+    results: dict[int, _Result] = {}
+    failures: dict[int, BaseException] = {}
+
+    def work(at: int) -> None:
+        try:
+            results[at] = jobs[at]()
+        except BaseException as error:  # noqa: BLE001 raised again below, in the caller's thread
+            failures[at] = error
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(1, len(jobs))]
+    for thread in threads:
+        thread.start()
+    if jobs:
+        work(0)
+    for thread in threads:
+        thread.join()
+    for at in sorted(failures):
+        raise failures[at]
+    return [results[at] for at in range(len(jobs))]
