@@ -14,6 +14,6 @@ def rule_specs() -> Mapping[str, RuleSpec]:
     Imports what describes the rules and nothing of what carries them out.
     """
     # Here and not above: a build that finds nothing to do never asks.
-    from buildgraph_rules.debian.rule import SPEC as debian
+    from buildgraph_rules.debian.rule import SPEC as DEBIAN
 
-    return MappingProxyType({spec.name: spec for spec in (debian,)})
+    return MappingProxyType({spec.name: spec for spec in (DEBIAN,)})
