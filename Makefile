@@ -17,7 +17,7 @@ BIN := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || \
 	{ sudo -n true 2>/dev/null && echo sudo -n -E env "PATH=$$PATH" PYTHONDONTWRITEBYTECODE=1; })
 PYTEST := $(BIN)/python -m pytest -q
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet --no-input
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq --no-input
 
 .PHONY: demo test dev check bench fmt unit kernel packages-run packages-test
 

@@ -1,0 +1,84 @@
+"""Knows how amounts, nodes and the end of a build are put into words; must not know on what kind
+of screen they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from buildgraph.cli.escape import safe
+from buildgraph.events import BuildFinished, ImageBuilt
+
+_CRITICAL_STEPS = 5  # shown of the critical path; the slowest are what one acts on
+
+
+def seconds(value: float) -> str:
+    """Return a duration as `0.04s`, `3.2s`, `1m05s` or `2h03m`."""
+    if value < 0.0995:
+        return f"{max(value, 0):.2f}s"
+    if value < 59.95:
+        return f"{value:.1f}s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in decimal units, as registries and docker do: `12.3 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} PB"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 node`, `1,234 nodes`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def progress(text: str, done: int, total: int) -> str:
+    """Return `fetch x.deb 1.2 MB / 3.4 MB`, as far as it is known."""
+    amount = f" {size(done)} / {size(total)}" if total else f" {size(done)}" if done else ""
+    return safe(text) + amount
+
+
+def counts(event: BuildFinished) -> str:
+    """Return `built 2, cached 40 in 3.2s`, with what went wrong in front."""
+    parts = [
+        f"{word} {count:,}"
+        for word, count, always in (
+            ("failed", event.failed, False),
+            ("built", event.built, True),
+            ("cached", event.cached, True),
+            ("cancelled", event.cancelled, False),
+        )
+        if count or always
+    ]
+    return f"{', '.join(parts)} in {seconds(event.time)}"
+
+
+def image_lines(image: ImageBuilt) -> Iterator[str]:
+    """Yield what was made: label, digest, size, and each place it was put."""
+    platform = f" ({safe(image.platform)})" if image.platform else ""
+    amount = f"{size(image.size)} in {plural(image.layers, 'layer')}"
+    yield f"{safe(image.label)}{platform} {safe(image.digest)} {amount}"
+    for output in image.outputs:
+        yield f"  -> {safe(output)}"
+
+
+def critical_path(event: BuildFinished) -> Iterator[str]:
+    """Yield the slowest steps of the longest chain in the order they ran, if it took a while."""
+    path: Sequence[tuple[str, float]] = event.critical_path
+    total = sum(spent for _, spent in path)
+    if total < 1.0 or len(path) < 2:
+        return
+    slowest = sorted(range(len(path)), key=lambda i: -path[i][1])[:_CRITICAL_STEPS]
+    yield f"critical path {seconds(total)} in {plural(len(path), 'step')}, the longest:"
+    for index in sorted(slowest):
+        name, spent = path[index]
+        yield f"  {seconds(spent):>6} {safe(name)}"
