@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
 from buildgraph.context.ignore import IgnoreRules
+from buildgraph.context.observation import Observation, Row, fingerprint, settled
 from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import FileStat, Kind, name_order
@@ -40,6 +41,7 @@ _KINDS: Final = {
     bits.S_IFIFO: Kind.FIFO,
     bits.S_IFSOCK: Kind.SOCKET,
 }
+_TYPE_BITS: Final = {kind: type_bits for type_bits, kind in _KINDS.items()}
 _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BIG: Final = 256 << 10
@@ -84,7 +86,7 @@ class ContextTree:
         self._ignore = ignore
         self._cache = stat_cache
         self._lists: dict[str, dict[str, FileStat]] = {}
-        self._dirs: dict[str, FileStat] = {}
+        self._seen: dict[str, _Listing] = {}  # of each directory read: with what is left out
         self._shown: dict[str, bool] = {}
         self._digests: dict[str, Digest] = {}
         self._reader = Reader()
@@ -92,7 +94,8 @@ class ContextTree:
             self._root = Root.at(root)
         except OSError as error:
             raise InputError(f"cannot read the context {root}: {error.strerror}") from error
-        self._dirs[""] = _stat_of(os.fstat(self._root.fd))
+        self._top = _stat_of(os.fstat(self._root.fd))
+        self._began_ns = time.time_ns()
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +117,7 @@ class ContextTree:
     def stat(self, path: str) -> FileStat | None:
         """Return what is at `path`, or None where nothing is or the rules leave it out."""
         if not path:
-            return self._dirs[""]
+            return self._top
         parent, _, name = path.rpartition("/")
         found = self._walk_to(parent)
         return found.get(name) if found is not None else None
@@ -178,15 +181,17 @@ class ContextTree:
         for name, stat in raw:
             if scope is not None and scope.excludes(name):
                 below = prefix + name
-                if stat.kind is not Kind.DIR or not self._brought_back(below, stat):
+                if stat.kind is not Kind.DIR or not self._brought_back(below):
                     continue
             out[name] = stat
-            if stat.kind is Kind.DIR:
-                self._dirs[prefix + name] = stat
         self._lists[path] = out
         return out
 
     def _scan(self, path: str) -> _Listing:
+        """Return all entries of a directory, reading it at most once."""
+        seen = self._seen.get(path)
+        if seen is not None:
+            return seen
         try:
             fd = self._open_dir(path)
         except OSError as error:
@@ -195,35 +200,35 @@ class ContextTree:
             with os.scandir(fd) as entries:
                 found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
             found.sort(key=lambda pair: name_order(pair[0]))
-            return [
+            self._seen[path] = out = [
                 (name, _stat_of(s, os.readlink(name, dir_fd=fd) if bits.S_ISLNK(s.st_mode) else ""))
                 for name, s in found
             ]
+            return out
         except FileNotFoundError as error:
             raise changed(path or ".", "an entry went away") from error
         finally:
             os.close(fd)
 
-    def _brought_back(self, path: str, stat: FileStat) -> bool:
+    def _brought_back(self, path: str) -> bool:
         """Say whether an excluded directory holds, however deep, something that is not."""
         shown = self._shown.get(path)
         if shown is None:
-            shown = self._ignore.may_reinclude_below(path) and self._holds_any(path, stat)
+            shown = self._ignore.may_reinclude_below(path) and self._holds_any(path)
             self._shown[path] = shown
         return shown
 
-    def _holds_any(self, path: str, stat: FileStat) -> bool:
-        todo = [(path, stat)]
+    def _holds_any(self, path: str) -> bool:
+        todo = [path]
         while todo:
-            at, found = todo.pop()
-            self._dirs[at] = found
+            at = todo.pop()
             scope = self._ignore.below(at)
             for name, entry in self._scan(at):
                 if not scope.excludes(name):
                     return True
                 below = f"{at}/{name}"
                 if entry.kind is Kind.DIR and self._ignore.may_reinclude_below(below):
-                    todo.append((below, entry))
+                    todo.append(below)
         return False
 
     def _open_dir(self, path: str) -> int:
@@ -359,23 +364,38 @@ class ContextTree:
     # --- what has been looked at -----------------------------------------------------------
 
     def observed(self) -> _Listing:
-        """Return every directory that was read and every visible entry of it, sorted.
+        """Return every visible entry of every directory that was read, sorted."""
+        out = [
+            (f"{directory}/{name}" if directory else name, stat)
+            for directory, found in self._lists.items()
+            for name, stat in found.items()
+        ]
+        out.sort(key=lambda pair: name_order(pair[0]))
+        return out
 
-        As long as `unchanged` says so of this list, a build that saw no more than it sees the same.
-        """
-        out: dict[str, FileStat] = {}
-        for directory in self._lists:
-            out[directory] = self._dirs[directory]
-        for directory in self._shown:
-            out[directory] = self._dirs.get(directory) or out.get(directory, _NOTHING)
-        for directory, entries in self._lists.items():
-            prefix = directory + "/" if directory else ""
-            for name, stat in entries.items():
-                out[prefix + name] = stat
-        return sorted(out.items(), key=lambda pair: name_order(pair[0]))
+    def observation(self) -> Observation:
+        """Return what tells a later call by lstat(2) alone that none of this has changed."""
+        hidden: dict[str, tuple[str, ...]] = {}
+        rows: list[tuple[str, list[Row]]] = []
+        for path in sorted(self._seen, key=name_order):
+            shown = self._lists.get(path)
+            found = self._seen[path]
+            if shown is not None:
+                hidden[path] = tuple(name for name, _ in found if name not in shown)
+                found = list(shown.items())
+            rows.append((path, sorted(_row(name, stat) for name, stat in found)))
+        times = (time for _, listed in rows for row in listed for time in row[3:5])
+        return Observation(
+            self.root,
+            tuple((path, hidden.get(path, ())) for path, _ in rows),
+            fingerprint(rows),
+            settled(times, self._began_ns),
+        )
 
 
-_NOTHING: Final = FileStat(Kind.DIR, 0)
+def _row(name: str, stat: FileStat) -> Row:
+    mode = _TYPE_BITS[stat.kind] | stat.mode
+    return name, mode, stat.size, stat.mtime_ns, stat.ctime_ns, stat.ino, stat.dev
 
 
 def _stat_of(found: os.stat_result, target: str = "") -> FileStat:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from buildgraph import limits
@@ -330,33 +330,34 @@ def _entry(
     first: dict[tuple[int, int, int], str],
 ) -> Entry:
     """Return one entry; `first` remembers where a hard-linked inode was put first."""
-    item, stat = placed.item, placed.item.stat
+    item, stat, inline = placed.item, placed.item.stat, placed.group.inline
+    kind, link, size = stat.kind, "", 0
+    content: bytes | FromTree | None = None
+    if kind is Kind.SYMLINK:
+        link = stat.target
+    elif inline is not None:
+        size, content = len(inline), inline
+    elif kind is Kind.FILE:
+        if stat.nlink > 1 and stat.ino:
+            link = first.setdefault((placed.number, stat.dev, stat.ino), path)
+        if link not in ("", path):
+            kind = Kind.HARDLINK
+        else:
+            link, size, content = "", stat.size, FromTree(selection.tree, item.path, stat)
     uid, gid = facts.owner or selection.owner(stat)
-    inline = placed.group.inline
-    mtime = stat.mtime_ns // 1_000_000_000 if op.preserve_times and inline is None else None
-    entry = Entry(
+    return Entry(
         path,
-        stat.kind,
-        0o777 if stat.kind is Kind.SYMLINK else selection.mode(stat),
+        kind,
+        0o777 if kind is Kind.SYMLINK else selection.mode(stat),
         uid,
         gid,
-        mtime=mtime,
-        xattrs=selection.xattrs.get(item.path, ()) if inline is None else (),
+        size,
+        stat.mtime_ns // 1_000_000_000 if op.preserve_times and inline is None else None,
+        link,
+        selection.xattrs.get(item.path, ()) if inline is None else (),
+        stat.rdev if kind in (Kind.CHAR, Kind.BLOCK) else 0,
+        content,
     )
-    if stat.kind is Kind.SYMLINK:
-        return replace(entry, link=stat.target)
-    if stat.kind in (Kind.CHAR, Kind.BLOCK):
-        return replace(entry, rdev=stat.rdev)
-    if stat.kind is not Kind.FILE:
-        return entry
-    if inline is not None:
-        return replace(entry, size=len(inline), content=inline)
-    if stat.nlink > 1 and stat.ino:
-        earlier = first.setdefault((placed.number, stat.dev, stat.ino), path)
-        if earlier != path:
-            return replace(entry, kind=Kind.HARDLINK, link=earlier)
-    content = FromTree(selection.tree, item.path, stat)
-    return replace(entry, size=stat.size, content=content)
 
 
 # --- WORKDIR -----------------------------------------------------------------------------------

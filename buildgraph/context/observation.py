@@ -1,0 +1,92 @@
+"""Knows how to ask cheaply whether a directory is still what it was; must not know what was done
+with it.
+
+An observation is small: the directories that were read, the names that were left out, and one
+fingerprint over the metadata of everything else. Asking again costs one lstat(2) an entry and
+opens no file. It says "surely the same as then"; the opposite is only "look again".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+_DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_GRAIN_NS: Final = 20_000_000  # coarsest clock tick that stamps files, with room (CONFIG_HZ=100)
+
+# type and permission bits, size, mtime, ctime, inode, device
+Row = tuple[str, int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was looked at below `root`. JSON-able by `as_json`."""
+
+    root: str
+    directories: tuple[tuple[str, tuple[str, ...]], ...]  # (path, names left out), sorted
+    fingerprint: str
+    settled: bool  # False: something was so young that it may have changed unseen
+
+    def as_json(self) -> list[Any]:
+        """Return the value to store."""
+        return [self.root, self.directories, self.fingerprint, self.settled]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> Observation:
+        """Return what `as_json` gave. Raises ValueError, TypeError for anything else."""
+        root, directories, fingerprint, settled = value
+        pairs = tuple((str(path), tuple(map(str, names))) for path, names in directories)
+        return cls(str(root), pairs, str(fingerprint), bool(settled))
+
+    def still_true(self) -> bool:
+        """Say whether everything that was looked at is surely as it was."""
+        if not self.settled:
+            return False
+        try:
+            root = os.open(self.root, _DIR)
+        except OSError:
+            return False
+        try:
+            found = [(path, _rows(root, path, hidden)) for path, hidden in self.directories]
+        except OSError:
+            return False
+        finally:
+            os.close(root)
+        return fingerprint(found) == self.fingerprint
+
+
+def _rows(root: int, path: str, hidden: Sequence[str]) -> list[Row]:
+    # A directory swapped for a link is followed here, but shows other inodes; nothing is read.
+    fd = os.open(path or ".", _DIR, dir_fd=root)
+    try:
+        with os.scandir(fd) as entries:
+            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    finally:
+        os.close(fd)
+    if hidden:
+        left_out = set(hidden)
+        found = [pair for pair in found if pair[0] not in left_out]
+    rows = [
+        (name, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev)
+        for name, s in found
+    ]
+    rows.sort()
+    return rows
+
+
+def fingerprint(directories: Iterable[tuple[str, list[Row]]]) -> str:
+    """Return the hash over directories in order, the rows of each sorted."""
+    hasher = hashlib.sha256()
+    for directory in directories:
+        # Version 2 of marshal has no references, so equal values are equal bytes.
+        hasher.update(marshal.dumps(directory, 2))
+    return hasher.hexdigest()
+
+
+def settled(times_ns: Iterable[int], now_ns: int) -> bool:
+    """Say whether all times are older than the clock's grain, so that a change must show."""
+    return max(times_ns, default=0) < now_ns - _GRAIN_NS
