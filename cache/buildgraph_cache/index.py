@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS objects(
     name TEXT PRIMARY KEY, used_seq INTEGER NOT NULL, durable INTEGER NOT NULL, boot TEXT NOT NULL,
     bytes INTEGER, fingerprint BLOB) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES('seq', {seq}), ('first', {seq}), ('schema', 1);
+INSERT OR IGNORE INTO generations SELECT value, {now} FROM meta WHERE name='first';
 COMMIT;
 """
 _CHECKPOINT_PAGES = 4000  # 16 MiB of log before SQLite folds it in by itself
@@ -242,7 +243,7 @@ def _check(connection: sqlite3.Connection) -> None:
 def _make(connection: sqlite3.Connection, layout: Layout) -> None:
     leases = [int(name) for name in os.listdir(f"{layout.root}/locks/leases") if name.isdigit()]
     seq = max([int(time.time() * 1000), 1 << 33, *(lease + 1 for lease in leases)])
-    connection.executescript(_SCHEMA.format(seq=seq))
+    connection.executescript(_SCHEMA.format(seq=seq, now=int(time.time())))
     os.chmod(layout.index, 0o600)
 
 

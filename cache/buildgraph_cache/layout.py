@@ -26,6 +26,7 @@ _DIRECTORIES = (
     "blobs/sha256",
     "snapshots",
     "tmp",
+    "mounts",
     "partial",
     "locks",
     "locks/keys",
@@ -228,6 +229,12 @@ def _make(layout: Layout, disk: Disk) -> None:
 def _write_version(layout: Layout, disk: Disk, version: int) -> None:
     write_file(disk, f"{layout.root}/VERSION", f"{_VERSION_TEXT} {version}\n".encode())
     fsync_directory(disk, os.path.dirname(layout.root))
+
+
+def is_full(path: str) -> bool:
+    """Return whether a file system has less space left than a collection may need."""
+    info = os.statvfs(path)
+    return info.f_bavail * info.f_frsize < RESERVE_BYTES
 
 
 def make_reserve(layout: Layout) -> bool:

@@ -7,12 +7,12 @@ kernel already has, only a power cut does.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from buildgraph_cache.objects import is_object_ref
 from buildgraph_cache.session import Session
@@ -62,7 +62,7 @@ class Records:
     def _get_batch(self, kind: str, keys: list[str], found: dict[str, bytes]) -> None:
         generation = self._session.generation
 
-        def change(connection: sqlite3.Connection) -> list[tuple[str, tuple[object, ...]]]:
+        def change(connection: sqlite3.Connection) -> list[tuple[str, tuple[Any, ...]]]:
             hits = []
             for key in keys:
                 row = connection.execute(_GET, (kind, key)).fetchone()
@@ -84,21 +84,20 @@ class Records:
                 found[key] = value
 
     def _believe(
-        self, kind: str, key: str, row: tuple[object, ...], touched: bool = False
+        self, kind: str, key: str, row: tuple[Any, ...], touched: bool = False
     ) -> bytes | None:
-        value, refs, used, durable, boot, created = row
+        value: bytes = row[0]
+        _, refs, used, durable, boot, created = row
         session = self._session
         if not durable and boot != session.boot:
             self._forget(kind, key, created)
             return None
-        assert isinstance(used, int) and isinstance(created, int) and isinstance(refs, str)
-        assert isinstance(value, bytes)
         generation = session.generation
         if used < generation and not touched and not session.read_only:
             again = session.index.row(_TOUCH, (generation, kind, key))
             if again is None or again[0] != created:
                 return None  # collected, or replaced, between the two statements
-        names = _refs(refs)
+        names = refs_of(refs)
         if names and not self._all_there(names):
             self._forget(kind, key, created)
             return None
@@ -118,7 +117,7 @@ class Records:
                 return False
         return True
 
-    def _forget(self, kind: str, key: str, created: object) -> None:
+    def _forget(self, kind: str, key: str, created: int) -> None:
         if not self._session.read_only:
             sql = "DELETE FROM records WHERE kind=? AND key=? AND created=?"
             self._session.index.put(sql, (kind, key, created))
@@ -138,7 +137,7 @@ class Records:
 
     def _row(
         self, kind: str, key: str, value: bytes, refs: Iterable[str], seconds: float
-    ) -> tuple[tuple[object, ...], tuple[str, ...]]:
+    ) -> tuple[tuple[Any, ...], tuple[str, ...]]:
         session = self._session
         session.writable("writing a record")
         names = tuple(refs)
@@ -147,14 +146,13 @@ class Records:
         for name in names:
             if not name.startswith("record:") and not is_object_ref(name):
                 raise ValueError(f"not a reference: {name!r}")
-        text = json.dumps(names) if names else "[]"
+        text = _refs_text(names)
         created = time.time_ns()
         row = (kind, key, session.stamp, created, seconds, session.boot, text, value)
         return row, names
 
-    def _wrote(self, row: tuple[object, ...], names: tuple[str, ...]) -> None:
+    def _wrote(self, row: tuple[Any, ...], names: tuple[str, ...]) -> None:
         kind, key, _, created, *_ = row
-        assert isinstance(kind, str) and isinstance(key, str) and isinstance(created, int)
         with self._session.lock:
             self._session.soft.records[(kind, key)] = (created, names)
 
@@ -182,18 +180,28 @@ class Records:
                     yield record
             after = int(rows[-1][-1])
 
-    def _record(self, row: tuple[object, ...]) -> Record | None:
+    def _record(self, row: tuple[Any, ...]) -> Record | None:
         kind, key, value, refs, created, used, seconds, durable, boot, _ = row
         if not durable and boot != self._session.boot:
             return None
-        assert isinstance(kind, str) and isinstance(key, str) and isinstance(value, bytes)
-        assert isinstance(refs, str) and isinstance(created, int) and isinstance(used, int)
-        assert isinstance(seconds, float)
-        return Record(kind, key, value, _refs(refs), created, used, seconds, bool(durable))
+        return Record(kind, key, value, refs_of(refs), created, used, seconds, bool(durable))
 
 
-def _refs(text: str) -> tuple[str, ...]:
-    return () if text == "[]" else tuple(json.loads(text))
+def _refs_text(names: tuple[str, ...]) -> str:
+    if not names:
+        return "[]"
+    import json
+
+    return json.dumps(names)
+
+
+def refs_of(text: str) -> tuple[str, ...]:
+    """Return the references in a row, which are a JSON list."""
+    if text == "[]":
+        return ()
+    import json
+
+    return tuple(json.loads(text))
 
 
 def referrers(
@@ -204,7 +212,7 @@ def referrers(
     for kind, key, refs in connection.execute(
         "SELECT kind, key, refs FROM records WHERE refs<>'[]'"
     ):
-        for name in _refs(refs):
+        for name in refs_of(refs):
             by_ref.setdefault(name, []).append((kind, key))
     pending = [name for name in by_ref if wanted(name)]
     found: dict[tuple[str, str], None] = {}

@@ -87,12 +87,9 @@ def _make(layout: Layout) -> tuple[str, int]:
         try:
             os.mkdir(path, 0o700)
             fd = os.open(path, _OPEN)
-        except (FileExistsError, FileNotFoundError) as error:
-            if not os.path.isdir(layout.directory("tmp")):
-                assert isinstance(error, OSError)
-                raise host_error(error, path, "making a scratch directory") from error
-            continue  # a sweep was quicker
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and os.path.isdir(os.path.dirname(path)):
+                continue  # a sweep was quicker
             raise host_error(error, path, "making a scratch directory") from error
         if try_flock(fd) and same_file(fd, path):
             return path, fd

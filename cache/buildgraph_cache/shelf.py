@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable
+from typing import Any
 
 from buildgraph_cache.digest import Digest
 from buildgraph_cache.disk import host_error
+from buildgraph_cache.locks import same_file
 from buildgraph_cache.objects import blob_ref, digest_of, fingerprint_of
 from buildgraph_cache.records import delete_referrers
 from buildgraph_cache.removal import delete_tree
@@ -86,15 +88,14 @@ class Shelf:
             if session.read_only:
                 session.pinned.add(name)
                 return True
-            return self._register(name, fd, fingerprint)
+            return self.register(name, fd, fingerprint)
         except OSError:
             return False  # EIO: as good as absent, to be made again (R09)
         finally:
             os.close(fd)
 
-    def _register(self, name: str, fd: int, fingerprint: bytes) -> bool:
-        from buildgraph_cache.locks import same_file
-
+    def register(self, name: str, fd: int, fingerprint: bytes) -> bool:
+        """Vouch for a blob whose bytes were just found to be right."""
         size = os.fstat(fd).st_blocks * 512
 
         def change(connection: sqlite3.Connection) -> bool:
@@ -108,6 +109,13 @@ class Shelf:
         if done:
             self._remember(name)
         return done
+
+    def register_snapshot(self, name: str) -> None:
+        """Vouch for a snapshot that was just found to be right."""
+        session = self._session
+        values = (name, session.stamp, session.boot, None, None)
+        session.index.put(_PUT, values)
+        self._remember(name)
 
     def _remember(self, name: str) -> None:
         with self._session.lock:
@@ -170,7 +178,7 @@ class Shelf:
         self._remember(name)
         return final
 
-    def _trusted(self, row: tuple[object, ...]) -> bool:
+    def _trusted(self, row: tuple[Any, ...]) -> bool:
         return bool(row[1]) or row[2] == self._session.boot
 
     def fingerprint(self, name: str) -> bytes | None:

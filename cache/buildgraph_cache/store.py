@@ -15,17 +15,23 @@ from types import TracebackType
 
 from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.blobs import BlobWriter
+from buildgraph_cache.check import Check, Damage, Progress, SnapshotDigest
+from buildgraph_cache.collect import Collector, GcReport
 from buildgraph_cache.digest import Digest
 from buildgraph_cache.disk import Disk, host_error
 from buildgraph_cache.index import Index
-from buildgraph_cache.layout import Layout, prepare
+from buildgraph_cache.layout import Layout, is_full, prepare, release_reserve
 from buildgraph_cache.leases import Lease, new_lease
 from buildgraph_cache.locks import named_lock
+from buildgraph_cache.mounts import hold_mount
 from buildgraph_cache.objects import blob_ref, snapshot_ref
+from buildgraph_cache.partials import Partial, open_partial
+from buildgraph_cache.plan import RecordRow
 from buildgraph_cache.records import Record, Records
 from buildgraph_cache.scratch import Scratch, sweep
 from buildgraph_cache.session import Session, boot_id
 from buildgraph_cache.shelf import Shelf
+from buildgraph_cache.usage import DuReport, usage
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -47,12 +53,15 @@ class Store:
         root: str,
         read_only: bool = False,
         fall_back: bool = True,
+        reclaiming: bool = False,
         disk: Disk | None = None,
     ) -> Store:
         """Open the store in the directory `root`, making it where there is none.
 
         On a read-only file system the store is opened for reading only, unless `fall_back` is
-        off; `read_only` then says so. Raises HostError for a directory that cannot or must not
+        off; `read_only` then says so. `reclaiming`, for a collection, gives the reserve back
+        first where the disk is full, since not even the index can be opened without any space.
+        Raises HostError for a directory that cannot or must not
         be used, StoreCorrupt for one that is beyond repair. The caller closes it.
         """
         disk = disk or Disk()
@@ -60,6 +69,8 @@ class Store:
         if not read_only and fall_back and _is_read_only(root):
             read_only = True
         layout = prepare(root, disk, read_only)
+        if reclaiming and is_full(root):
+            release_reserve(layout)
         try:
             # Opened before the first write, so that syncfs(2) reports errors of all of them.
             root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -242,6 +253,34 @@ class Store:
         """Delete a blob and every record that leads to it; idempotent."""
         self._shelf.remove(blob_ref(digest))
 
+    def partial(
+        self,
+        key: str,
+        on_wait: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Partial:
+        """Return the resumable download of a key, a context manager held by one at a time.
+
+        The key must name bytes that cannot change: a digest, or an address with its ETag.
+        """
+        self._session.writable("storing a download")
+        session = self._session
+        return open_partial(
+            session.layout,
+            session.disk,
+            self._shelf.publish_blob,
+            key,
+            lambda name: self.key_lock(name, on_wait, cancelled),
+        )
+
+    def cache_mount(self, identity: str, private: bool = False) -> AbstractContextManager[str]:
+        """Yield a directory that is kept between builds and belongs to no layer.
+
+        With `private` nobody else uses it meanwhile: who comes second gets another one.
+        """
+        self._session.writable("preparing a cache mount")
+        return hold_mount(self.layout, identity, private)
+
     # Snapshots
 
     def new_scratch(self) -> Scratch:
@@ -317,6 +356,43 @@ class Store:
             )
 
         self._session.index.write(change, flush=True)
+
+    # Care
+
+    def du(self) -> DuReport:
+        """Return what the store takes on disk, part by part."""
+        return usage(self._session)
+
+    def gc(
+        self,
+        max_bytes: int | None = None,
+        max_age: float | None = None,
+        keep: Callable[[RecordRow], bool] | None = None,
+    ) -> GcReport:
+        """Collect beside running builds; works on a full disk.
+
+        Always removes objects without records and what dead processes left. With `max_age`
+        (seconds) also what was last used longer ago; with `max_bytes` also the least recently used
+        until the store takes no more than that on disk. What a live lease holds, and records for
+        which `keep` is true with all they lead to, stays; the report says what was held.
+        """
+        return Collector(self._session, max_bytes, max_age, keep).run()
+
+    def verify(
+        self,
+        deep: bool = False,
+        on: Progress | None = None,
+        snapshot_digest: SnapshotDigest | None = None,
+    ) -> list[Damage]:
+        """Check that every record resolves and every object is what its name says.
+
+        Blobs are compared with their fingerprint, when `deep` with their sha256; snapshots only
+        when deep, by `snapshot_digest`. What is damaged is set aside, with all records that lead
+        to it, so that the next build makes it anew; what is sound but unknown to the index, as
+        after its loss, is taken in again. Safe beside running builds.
+        """
+        with self.lease():
+            return Check(self._session, deep, on, snapshot_digest).run()
 
     def sweep(self) -> int:
         """Delete scratch directories of dead processes; return how many."""
