@@ -11,13 +11,13 @@ import email.utils
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.limits import PACKAGES_INDEX_BYTES, RELEASE_BYTES
 from buildgraph.oci.compress import decompress
 from buildgraph_cache.digest import Digest, parse_digest
+from buildgraph_cache.objects import blob_ref
 from buildgraph_rules.debian.control import Index, parse_paragraph
 from buildgraph_rules.debian.signature import verify_detached, verify_inline
 from buildgraph_rules.debian.sources import ArchiveSource, without_login
@@ -211,7 +211,7 @@ def _load_index(
     blob = fetch_blob(store, transport, uris, digest, size)
     place = f"{without_login(directory)}{path}"
     key = hashlib.sha256(place.encode()).hexdigest()
-    store.put_record(INDEX_RECORD, key, place.encode(), (digest,))
+    store.put_record(INDEX_RECORD, key, place.encode(), (blob_ref(digest),))
     expected = release.files.get(path, (0, None))[0]
     try:
         return Index(_read_index(blob, expected), number)
@@ -219,7 +219,7 @@ def _load_index(
         raise HostError(f"{place}: {error.message}") from error
 
 
-def _read_index(blob: Path, expected: int) -> bytearray:
+def _read_index(blob: str, expected: int) -> bytearray:
     """Return the decompressed index in one buffer, made at its final size where that is known."""
     data = bytearray(min(expected, PACKAGES_INDEX_BYTES))
     length = 0

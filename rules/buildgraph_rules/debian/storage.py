@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
@@ -36,7 +36,7 @@ class BlobStore(Protocol):
     def has_blob(self, digest: Digest) -> bool:
         """Say whether the blob is there."""
 
-    def blob_path(self, digest: Digest) -> Path:
+    def blob_path(self, digest: Digest) -> str:
         """Return where its bytes are, for reading."""
 
     def blob_writer(self) -> AbstractContextManager[BlobWriter]:
@@ -45,8 +45,8 @@ class BlobStore(Protocol):
     def get_record(self, kind: str, key: str) -> bytes | None:
         """Return a record, or None."""
 
-    def put_record(self, kind: str, key: str, value: bytes, refs: Sequence[Digest] = ()) -> object:
-        """Keep a record; `refs` are the blobs it needs."""
+    def put_record(self, kind: str, key: str, value: bytes, refs: Iterable[str] = ()) -> object:
+        """Keep a record; `refs` name what it needs (`objects.blob_ref`)."""
 
     def partial_path(self, name: str) -> Path:
         """Return a path for an unfinished download that outlives this process."""
@@ -59,7 +59,7 @@ def fetch_blob(
     digest: Digest,
     size: int,
     grew: Callable[[int], None] = lambda _: None,
-) -> Path:
+) -> str:
     """Return the path of a blob, fetched from the first of `uris` that has it.
 
     Idempotent; resumes what another call left half done, and waits for one that is at it now.
