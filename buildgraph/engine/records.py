@@ -13,7 +13,7 @@ the store keeps it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,11 @@ from buildgraph.graph.explain import Listing, Reason
 from buildgraph.graph.keys import NodeKey, Preimage, canonical
 from buildgraph.oci.types import Layer
 from buildgraph_cache.digest import Digest, sha256_digest
+from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
+
+
+_KINDS = {"0": "file", "1": "hard link", "2": "link", "5": "directory"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,11 @@ def save_slot(
     store.put_record("slot", slot, canonical(value))
 
 
-def save_listing(store: Store, tree: str, listing: Listing) -> None:
-    """Keep the names behind a tree digest, so that `explain` can name the file that changed."""
-    if store.get_record("listing", tree) is not None:
-        return
-    blob = store.put_blob(json.dumps(listing, separators=(",", ":")).encode())
-    store.put_record("listing", tree, blob.encode(), refs=(f"blob:{blob}",))
+def save_listing(store: Store, tree: str, rows: Callable[[], list[list[Any]]]) -> None:
+    """Keep the rows behind a tree digest, so that `explain` can name the file that changed."""
+    if store.get_record("listing", tree) is None:
+        blob = store.put_blob(json.dumps(rows(), separators=(",", ":")).encode())
+        store.put_record("listing", tree, blob.encode(), refs=(blob_ref(blob),))
 
 
 def load_listing(store: Store, tree: str) -> Listing | None:
@@ -101,12 +104,15 @@ def load_listing(store: Store, tree: str) -> Listing | None:
     raw = store.get_record("listing", tree)
     if raw is None:
         return None
-    digest = Digest(raw.decode())
-    if not store.has_blob(digest):
+    try:
+        with open(store.open_blob(Digest(raw.decode())), "rb") as file:
+            rows: list[list[Any]] = json.loads(file.read())
+    except FileNotFoundError:
         return None
-    with store.open_blob(digest) as file:
-        value: Mapping[str, Any] = json.loads(file.read())
-    return {name: tuple(fields) for name, fields in value.items()}
+    return {
+        str(name): (f"{_KINDS.get(kind, kind)} {mode:o}", str(content))
+        for _, name, kind, mode, _, _, content, *_ in rows
+    }
 
 
 def question(*parts: Any) -> str:

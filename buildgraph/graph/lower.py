@@ -6,7 +6,7 @@ Identical steps over identical inputs become one node, whichever targets ask for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from buildgraph.dockerfile.instructions import Dockerfile
@@ -115,11 +115,16 @@ class _Stage:
     history: list[tuple[HistoryEntry, int | None]] = field(default_factory=list)
 
 
+FindImage = Callable[[str, Platform, Location], ResolvedImage]
+
+
 class Lowering:
     """Collects nodes of several targets; `add_*` in dependency order, then `graph()`."""
 
-    def __init__(self, images: Mapping[tuple[str, Platform], ResolvedImage]):
-        self._images = images
+    def __init__(self, image: FindImage, ensure: Callable[[str, Platform], TargetPlan]):
+        """`ensure` adds a target that another one names and was not added yet."""
+        self._image = image
+        self._ensure = ensure
         self._nodes: list[Node] = []
         self._known: dict[tuple[object, ...], int] = {}
         self._contexts: list[ContextSpec] = []
@@ -199,19 +204,13 @@ class Lowering:
             binding = target.bindings[ref.name]
             match binding:
                 case LabelBinding(label):
-                    return self.plans[label, platform]
+                    return self._ensure(label, platform)
                 case DirBinding(spec):
                     return spec
                 case ImageBinding(reference):
                     return self._image(reference, platform, where)
         assert isinstance(ref, ImageRef)
         return self._image(ref.reference, platform, where)
-
-    def _image(self, reference: str, platform: Platform, where: Location) -> ResolvedImage:
-        found = self._images.get((reference, platform))
-        if found is None:
-            raise InputError(f"the image {reference!r} was not resolved", where)
-        return found
 
     # -- stages ------------------------------------------------------------------------
 

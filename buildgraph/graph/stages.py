@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from buildgraph.dockerfile import instructions as ins
 from buildgraph.dockerfile.expand import expand, expand_words, heredoc_expand
+from buildgraph.dockerfile.mounts import expand_mount
 from buildgraph.dockerfile.parser import parse_onbuild
 from buildgraph.dockerfile.ports import parse_ports
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
@@ -430,7 +431,7 @@ class Unfolder:
         return _State(config, dict(env), dict(env), {}, config.working_dir or "/"), on_build
 
     def _text(self, word: str, env: Mapping[str, str], where: Location) -> str:
-        return expand(word, env, self._escape, where=where).text
+        return expand(word, env, self._escape, where=where)
 
     def _instruction(self, state: _State, item: ins.Instruction, index: int) -> None:
         _check_supported(item)
@@ -504,18 +505,12 @@ class Unfolder:
         env = dict(state.env)
         env.setdefault("SOURCE_DATE_EPOCH", str(self._build.epoch))
         mounts = tuple(self._mount(state, m, index) for m in item.mounts)
-        network: Network | None = None
-        if item.network is not None:
-            if item.network not in ("none", "host", "default"):
-                hint = did_you_mean(item.network, ("none", "host", "default"))
-                raise InputError(f"unknown network mode {item.network!r}", item.where, hint)
-            network = item.network  # type: ignore[assignment]  # narrowed by the test above
         action = RunIR(
             args,
             tuple(sorted(env.items())),
             state.cwd,
             state.config.user,
-            network,
+            item.network,  # type: ignore[arg-type]  # the parser knows the closed list
             item.security or "sandbox",
             mounts,
             script,
@@ -526,20 +521,17 @@ class Unfolder:
         self._note(state, item, action, f"RUN {prefix}{shown}")
 
     def _mount(self, state: _State, mount: ins.Mount, index: int) -> MountIR:
-        options: list[tuple[str, str]] = []
-        source: SourceRef | None = None
-        for key, value in mount.options:
-            if key == "from":
-                source = self.source(value, index, mount.where)
-            else:
-                options.append((key, self._text(value, state.env, mount.where)))
-        found = dict(options)
-        if found.get("target"):
-            target = posixpath.normpath(posixpath.join(state.cwd, found["target"]))
-            options = [(k, target if k == "target" else v) for k, v in options]
+        mount = expand_mount(mount, lambda word: self._text(word, state.env, mount.where))
+        options = dict(mount.options)
+        from_ = options.pop("from", None)
+        source = None if from_ is None else self.source(from_, index, mount.where)
+        if options.get("target"):
+            options["target"] = posixpath.normpath(
+                posixpath.join("/", state.cwd, options["target"])
+            ).replace("//", "/")
         if mount.type == "bind" and source is None:
             source = ContextRef("")
-        return MountIR(mount.type, tuple(options), source, mount.where)
+        return MountIR(mount.type, tuple(options.items()), source, mount.where)
 
     def _transfer(self, state: _State, item: ins.Copy | ins.Add, index: int) -> None:
         add = isinstance(item, ins.Add)
@@ -666,34 +658,6 @@ _HANDLERS: Mapping[type, Callable[..., None]] = {
     ins.OnBuild: Unfolder._on_build,
     ins.Maintainer: Unfolder._maintainer,
 }
-
-
-def image_names(file: ins.Dockerfile, build: BuildArgs, stage: str | None) -> tuple[
-    tuple[str, Platform, Location], ...
-]:
-    """Return the outside images a target needs, before anything of them is known.
-
-    Promises the same answers as `unfold`, except for images that only an ONBUILD trigger names.
-    """
-    unfolder = Unfolder(file, build, _no_config)
-    target = unfolder.target_index(stage)
-    unfolder._read_globals(stage or file.stages[target].from_.name or "default")
-    bases = unfolder._bases()
-    out: list[tuple[str, Platform, Location]] = []
-    for index in sorted(unfolder._reachable(target, bases, {})):
-        ref, platform = bases[index]
-        if isinstance(ref, ImageRef):
-            out.append((ref.reference, platform, file.stages[index].from_.where))
-        for item in file.stages[index].body:
-            for name in _mentions(item):
-                source = unfolder.source(name, index, item.where)
-                if isinstance(source, ImageRef):
-                    out.append((source.reference, platform, item.where))
-    return tuple(out)
-
-
-def _no_config(ref: SourceRef, platform: Platform, where: Location) -> ImageConfig:
-    raise AssertionError("the config of a base is not needed to name it")
 
 
 def _context_name(image: str) -> str:

@@ -1,0 +1,80 @@
+"""Knows the options that several commands share and how their texts become values; must not know
+what a command does with them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from buildgraph.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def store_option(command: F) -> F:
+    """Add `--store DIR`."""
+    return click.option(
+        "--store",
+        metavar="DIR",
+        default=None,
+        help="Where layers and records are kept [default: $XDG_CACHE_HOME/buildgraph; "
+        "root: /var/lib/buildgraph].",
+    )(command)
+
+
+def progress_option(command: F) -> F:
+    """Add `--progress MODE`."""
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
+        default="auto",
+        show_default=True,
+        help="How to show what goes on.",
+    )(command)
+
+
+def default_store(environ: Mapping[str, str], uid: int) -> str:
+    """Return the directory of the store when none is named."""
+    if found := environ.get("BUILDGRAPH_STORE"):
+        return found
+    if cache := environ.get("XDG_CACHE_HOME"):
+        return os.path.join(cache, "buildgraph")
+    if uid == 0:
+        return "/var/lib/buildgraph"
+    return os.path.join(os.path.expanduser("~"), ".cache", "buildgraph")
+
+
+def parse_pairs(
+    texts: tuple[str, ...], flag: str, environ: Mapping[str, str] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Parse `NAME=value` texts; with `environ`, a bare NAME takes its value from there.
+
+    A bare name that the environment does not have is left out, as docker does.
+    """
+    out: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or (not equals and environ is None):
+            raise InputError(f"{flag} {text}: expected NAME=VALUE")
+        if equals:
+            out.append((name, value))
+        elif environ is not None and name in environ:
+            out.append((name, environ[name]))
+    return tuple(out)
+
+
+def parse_fields(text: str, flag: str) -> dict[str, str]:
+    """Parse `key=value,key=value` as docker's CSV flags have it; a bare first word is `dest`."""
+    out: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"{flag} {text}: expected key=value, found {part!r}")
+        if key in out:
+            raise InputError(f"{flag} {text}: {key} is given twice")
+        out[key] = value
+    return out

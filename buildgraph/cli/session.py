@@ -1,0 +1,270 @@
+"""Knows how the rooms are put together for one command: workspace, store, layers, sandbox, rules;
+the composition root. Must not know what the command is for.
+"""
+
+from __future__ import annotations
+
+import os
+import platform as machine
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from buildgraph import __version__
+from buildgraph import events as ev
+from buildgraph.boxfile.target import Target, image_target
+from buildgraph.boxfile.workspace import Workspace
+from buildgraph.cli.entry import open_workspace
+from buildgraph.cli.options import default_store
+from buildgraph.engine.build import Builder, BuildOptions, BuildResult, Delivery
+from buildgraph.engine.copy_step import FileExecutor
+from buildgraph.engine.identify import Identifier
+from buildgraph.engine.images import load_outside
+from buildgraph.engine.mounts import MountSources, SecretSource
+from buildgraph.engine.prepare import (
+    DEFAULT_EPOCH,
+    Overrides,
+    Prepared,
+    Preparer,
+    RulePlan,
+)
+from buildgraph.engine.run_step import ExecExecutor
+from buildgraph.engine.sources import Sources
+from buildgraph.engine.work import Executor
+from buildgraph.errors import InputError, Location
+from buildgraph.graph.lower import ResolvedImage
+from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
+from buildgraph.graph.stages import PROXY_ARGS, parse_platform
+from buildgraph.label import Label
+from buildgraph.oci.compress import Compression
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.types import Chain, Platform
+from buildgraph.sandbox.host import SandboxHost
+from buildgraph.sandbox.seccomp import PROFILE_VERSION
+from buildgraph.sandbox.spec import Limits
+from buildgraph_cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line says about the run, beside its targets."""
+
+    store: str | None = None
+    jobs: int = 0
+    keep_going: bool = False
+    no_cache: bool = False
+    no_cache_stages: tuple[str, ...] = ()
+    offline: bool = False
+    pull: bool = False
+    compression: Compression = Compression()
+    overrides: Overrides = Overrides()
+    secrets: Mapping[str, SecretSource] = field(default_factory=dict)
+    step_limits: Limits = Limits()
+
+
+def host_platform() -> Platform:
+    """Return what this machine runs."""
+    return parse_platform(f"linux/{machine.machine()}")
+
+
+def epoch_of(environ: Mapping[str, str], args: Mapping[str, str]) -> int:
+    """Return SOURCE_DATE_EPOCH: the build argument, the environment, else the default."""
+    text = args.get("SOURCE_DATE_EPOCH") or environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return DEFAULT_EPOCH
+    if not text.isascii() or not text.isdigit() or len(text) > 11:
+        raise InputError(
+            f"SOURCE_DATE_EPOCH is {text!r}", hint="give seconds since 1970-01-01, as `date +%s`"
+        )
+    return int(text)
+
+
+class Session:
+    """Everything that one command works with; a context manager.
+
+    As an ordinary user this process enters a user namespace first, since the files of a layer
+    belong to many users; so it must be opened before any thread is started.
+    """
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], cwd: str):
+        self.settings = settings
+        self.environ = environ
+        self.started = time.monotonic()
+        self._stack = ExitStack()
+        self._cwd = cwd
+        # Which user's home this is has to be asked before the user namespace changes the answer.
+        self._store_path = settings.store or default_store(environ, os.geteuid())
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            from buildgraph.sandbox.userns import enter
+
+            self._identity = enter()
+        self.workspace, self.package = open_workspace(self._cwd)
+        self.store = self._stack.enter_context(
+            Store.open(self._store_path, fall_back=True)
+        )
+        self._stack.enter_context(self.store.lease())
+        self.epoch = epoch_of(self.environ, dict(self.settings.overrides.args))
+        self.layers = LayerStore(self.store, self.epoch)
+        self.sandbox = self._stack.enter_context(
+            SandboxHost(self.store.root, jobs=self.jobs)
+        )
+        self.host = host_platform()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def jobs(self) -> int:
+        """How many nodes run at once."""
+        return self.settings.jobs or max(2, len(os.sched_getaffinity(0)))
+
+    # -- from targets to a graph -----------------------------------------------------------
+
+    def prepare(
+        self, workspace: Workspace, labels: Sequence[Label], listener: ev.Listener
+    ) -> Prepared:
+        """Lower targets to a graph; rules and outside images are resolved on the way."""
+        from buildgraph_rules.render import Rules
+
+        self.rules = Rules(
+            self.store,
+            self.layers,
+            self.sandbox,
+            workspace_root=workspace.root,
+            offline=self.settings.offline,
+            refresh=self.settings.pull,
+            notice=lambda text: listener(ev.Notice(self.now(), text)),
+        )
+
+        def resolve_rule(target: Target, platform: Platform) -> RulePlan:
+            op, config = self.rules.plan(target, platform)
+            return RulePlan(op, config)
+
+        def load_image(
+            reference: str, platform: Platform, where: Location
+        ) -> tuple[ResolvedImage, Chain]:
+            return load_outside(self.layers, reference, platform, where)
+
+        preparer = Preparer(
+            workspace,
+            epoch=self.epoch,
+            host=self.host,
+            overrides=self.settings.overrides,
+            resolve_rule=resolve_rule,
+            load_image=load_image,
+        )
+        prepared = preparer.prepare(labels)
+        for text, where in prepared.warnings:
+            listener(ev.Notice(self.now(), text, "warning", where))
+        return prepared
+
+    def now(self) -> float:
+        """Return seconds since the command began."""
+        return time.monotonic() - self.started
+
+    # -- from a graph to layers ------------------------------------------------------------
+
+    def open_graph(self, prepared: Prepared) -> OpenGraph:
+        """Open the sources of a graph, for keys and for building. Close it."""
+        return OpenGraph(self, prepared)
+
+
+class OpenGraph:
+    """A prepared graph with its files at hand; a context manager."""
+
+    def __init__(self, session: Session, prepared: Prepared):
+        self.session = session
+        self.prepared = prepared
+        store, layers = session.store, session.layers
+        self.sources = Sources(store, layers, prepared.graph.contexts)
+        self.mounts = MountSources(
+            store, layers, self.sources, self._secrets(), session.environ
+        )
+        self.identifier = Identifier(
+            store,
+            layers,
+            self.sources,
+            self.mounts,
+            epoch=session.epoch,
+            profile=str(PROFILE_VERSION),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.sources.close()
+
+    def _secrets(self) -> dict[str, Mapping[str, SecretSource]]:
+        session = self.session
+        out: dict[str, Mapping[str, SecretSource]] = {"": session.settings.secrets}
+        for label, target in self.prepared.targets.items():
+            if target.rule == "image":
+                out[label] = {
+                    s.id: SecretSource(
+                        s.env, os.path.join(session.workspace.root, s.src) if s.src else None
+                    )
+                    for s in image_target(target).secrets
+                }
+        return out
+
+    def build(self, deliveries: Sequence[Delivery], listener: ev.Listener) -> BuildResult:
+        """Build the graph and deliver; see `Builder.run`."""
+        session = self.session
+        settings = session.settings
+        proxies = {k: v for k, v in settings.overrides.args if k in PROXY_ARGS}
+        runner = ExecExecutor(
+            session.store,
+            session.layers,
+            session.sandbox,
+            proxies=proxies,
+            mounts=self.mounts,
+            step_limits=settings.step_limits,
+        )
+        files = FileExecutor(
+            session.store, session.layers, self.identifier, self.sources, settings.compression
+        )
+        executors: dict[type, Executor] = {
+            ExecOp: runner,
+            CopyOp: files,
+            MkdirOp: files,
+            PackagesOp: session.rules,
+        }
+        builder = Builder(
+            self.prepared.graph,
+            store=session.store,
+            layers=session.layers,
+            identifier=self.identifier,
+            executors=executors,
+            images=self.prepared.chains,
+            options=BuildOptions(
+                session.jobs,
+                settings.keep_going,
+                settings.no_cache,
+                frozenset(s.lower() for s in settings.no_cache_stages),
+            ),
+            listener=listener,
+            started=session.started,
+        )
+        return builder.run(deliveries)
+
+
+def version() -> str:
+    """Return what goes into records that another version must not believe."""
+    return __version__

@@ -1,0 +1,128 @@
+"""Knows how a COPY, an ADD or a WORKDIR becomes a layer; must not know which files it means or
+where they go (selecting, placing).
+
+A layer that somebody will run on or read from is written as a directory, any other straight into
+a compressed blob: what is only shipped is never unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+
+from buildgraph.engine.identify import Identifier
+from buildgraph.engine.placing import DestFacts, entries, mkdir_entries
+from buildgraph.engine.selecting import Selection
+from buildgraph.engine.sources import Sources
+from buildgraph.engine.treewalk import follow
+from buildgraph.engine.work import Work
+from buildgraph.errors import InputError
+from buildgraph.filetree import Entry, FileTree, Kind
+from buildgraph.graph.ops import CopyOp, MkdirOp
+from buildgraph.oci.compress import Compression, decompress
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.tarread import Member, TarReader
+from buildgraph.oci.types import Layer
+from buildgraph.oci.unpack import Unpacker
+from buildgraph.oci.write import EntryWriter
+from buildgraph_cache.store import Store
+
+_CHUNK = 1 << 20
+
+
+class FileExecutor:
+    """Executes `CopyOp`s and `MkdirOp`s."""
+
+    def __init__(
+        self,
+        store: Store,
+        layers: LayerStore,
+        identifier: Identifier,
+        sources: Sources,
+        compression: Compression,
+    ):
+        """`compression` is what blobs are written with when nobody needs the directory."""
+        self._store = store
+        self._layers = layers
+        self._identifier = identifier
+        self._sources = sources
+        self._compression = compression
+
+    def execute(self, work: Work) -> Layer | None:
+        """Write the layer; None where there is nothing to write."""
+        op = work.node.op
+        if isinstance(op, MkdirOp):
+            facts = self._identifier.mkdir(work.node, op, work.parent)
+            return self._create(work, mkdir_entries(facts))
+        assert isinstance(op, CopyOp)
+        with self._sources.tree(op.source, work.sources):
+            selection = self._identifier.selection(work.node, op, work.sources)
+            place = self._identifier.destination(work.node, op, work.parent, work.sources)
+            if selection.archives:
+                return self._unpack(work, op, selection, place)
+            return self._create(work, entries(op, selection, place))
+
+    def _create(self, work: Work, found: list[Entry]) -> Layer | None:
+        if not found:
+            return None
+        if work.want_directory:
+            return self._layers.create(found, "directory")
+        return self._layers.create(found, "blob", self._compression)
+
+    def _unpack(
+        self, work: Work, op: CopyOp, selection: Selection, place: DestFacts
+    ) -> Layer | None:
+        """ADD of archives: plain entries first, then each archive's members over them."""
+        below = self._identifier.below(op, work.parent)
+        epoch, overlay = self._layers.epoch, self._layers.overlay
+        with self._store.new_scratch() as scratch:
+            with EntryWriter(scratch.upper, epoch, overlay) as writer:
+                for entry in writer.passing(entries(op, selection, place)):
+                    if entry.kind is Kind.FILE and entry.size:
+                        for _ in writer.read(entry):
+                            pass
+                writer.finish()
+            for path in selection.archives:
+                tar = TarReader(decompress(_chunks(selection.tree, path)))
+                placed = _Placing(below, place)
+                with Unpacker(scratch.upper, epoch, overlay) as unpacker:
+                    unpacker.unpack(map(placed.member, tar), tar)
+            view = self._identifier.view(work.parent)
+            return self._layers.commit(Path(scratch.upper), view)
+
+
+class _Placing:
+    """Puts an archive's members below the destination, through the links of the image."""
+
+    def __init__(self, below: FileTree, place: DestFacts):
+        self._below = below
+        self._place = place
+        self._parents: dict[str, str] = {}
+
+    def member(self, member: Member) -> Member:
+        """Return the member under the path it has in the layer."""
+        member.path = self._path(member.path)
+        if member.flag == b"1":
+            member.link = self._path(member.link)
+        if self._place.owner is not None:
+            member.uid, member.gid = self._place.owner
+        return member
+
+    def _path(self, raw: bytes) -> bytes:
+        inside = posixpath.normpath(os.fsdecode(raw).lstrip("/"))
+        if inside == ".." or inside.startswith("../"):
+            raise InputError(f"the archive has a path that leaves its root: {raw[:200]!r}")
+        if inside == ".":
+            return os.fsencode(self._place.path)
+        parent, name = posixpath.split(posixpath.join(self._place.path, inside))
+        if parent not in self._parents:
+            self._parents[parent] = follow(self._below, parent).path
+        return os.fsencode(posixpath.join(self._parents[parent], name))
+
+
+def _chunks(tree: FileTree, path: str) -> Iterator[bytes]:
+    with open(tree.open(path), "rb", buffering=0) as file:
+        while data := file.read(_CHUNK):
+            yield data

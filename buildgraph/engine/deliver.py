@@ -1,0 +1,315 @@
+"""Knows how a finished target becomes an image in the store and where copies of it go; must not
+know how its layers were made.
+
+An image is always kept in the store, under the target's label, so that `run`, later builds and
+tools find it; `-o` adds copies in other forms.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from buildgraph import events as ev
+from buildgraph.boxfile.target import image_target
+from buildgraph.engine.build import Delivery
+from buildgraph.engine.prepare import Prepared
+from buildgraph.engine.work import Outcome
+from buildgraph.errors import HostError, InputError
+from buildgraph.graph.keys import canonical
+from buildgraph.graph.lower import TargetPlan
+from buildgraph.oci.compress import Compression
+from buildgraph.oci.config import image_index
+from buildgraph.oci.export import export_directory, export_tar
+from buildgraph.oci.image import ManifestResult, write_image
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.layout import Published, write_docker_archive, write_oci_archive, write_oci_layout
+from buildgraph.oci.reference import parse_reference
+from buildgraph.oci.types import MEDIA_INDEX, Chain, Descriptor, HistoryEntry, Image
+from buildgraph_cache.objects import blob_ref
+from buildgraph_cache.store import Store
+
+OutputType = Literal["oci", "docker", "tar", "local", "cacheonly"]
+_TYPES = ("oci", "docker", "tar", "local", "cacheonly")
+_LATER = ("registry", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout."""
+
+    type: OutputType
+    dest: str = ""
+    tar: bool = True
+    compression: str = ""
+    level: int | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOptions:
+    """What is to become of the images that were asked for."""
+
+    outputs: tuple[Output, ...] = ()
+    tags: tuple[str, ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    compression: Compression = Compression()
+    iidfile: str | None = None
+    metadata_file: str | None = None
+
+
+def parse_output(text: str) -> Output:
+    """Parse the value of `-o`: `type=...,dest=...`, a path (local), or `-` (a tar on stdout)."""
+    if text == "-":
+        return Output("tar", "-")
+    if "=" not in text:
+        return Output("local", os.path.abspath(text))
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key in fields:
+            raise InputError(f"-o {text}: expected key=value once each, found {part!r}")
+        fields[key] = value
+    kind = fields.pop("type", "")
+    if kind in _LATER:
+        raise InputError(
+            f"-o type={kind}: pushing to a registry is not supported yet",
+            hint="write type=oci,dest=FILE and copy it with a registry tool",
+        )
+    if kind not in _TYPES:
+        raise InputError(f"-o {text}: unknown type {kind!r}", hint="one of " + ", ".join(_TYPES))
+    dest = fields.pop("dest", "")
+    if kind != "cacheonly" and not dest:
+        raise InputError(f"-o {text}: dest is missing", hint="add dest=PATH, or dest=- for stdout")
+    tar = fields.pop("tar", "true").lower() != "false"
+    compression = fields.pop("compression", "")
+    level = fields.pop("compression-level", "")
+    name = fields.pop("name", "")
+    if fields:
+        raise InputError(f"-o {text}: unknown option {sorted(fields)[0]!r}")
+    if compression and compression not in ("gzip", "zstd", "uncompressed"):
+        raise InputError(f"-o {text}: unknown compression {compression!r}")
+    if level and not level.isdigit():
+        raise InputError(f"-o {text}: compression-level is a number")
+    if dest == "-" and (kind == "local" or (kind == "oci" and not tar)):
+        raise InputError(f"-o {text}: a directory cannot be written to stdout")
+    where = dest if dest in ("", "-") else os.path.abspath(dest)
+    return Output(
+        kind,  # type: ignore[arg-type]  # one of _TYPES
+        where,
+        tar,
+        compression,
+        int(level) if level else None,
+        name,
+    )
+
+
+def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> Image:
+    """Return the image of a target whose nodes are done; a pure function of its arguments."""
+    chain = Chain() if plan.node is None else outcomes[plan.node].chain
+    created = datetime.datetime.fromtimestamp(epoch, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    history: list[HistoryEntry] = []
+    for entry, node in plan.history:
+        if node is None:
+            history.append(replace(entry, created=entry.created or created))
+        else:
+            empty = outcomes[node].layer is None
+            history.append(replace(entry, created=created, empty_layer=empty))
+    layers = len(chain.layers)
+    told = sum(1 for entry in history if not entry.empty_layer)
+    if told < layers:
+        # A base image without a history of its own: its layers still have to be counted (config.md).
+        unknown = HistoryEntry("a layer of the base image", created=created)
+        history[:0] = [unknown] * (layers - told)
+    elif told > layers:
+        history = []
+    config = replace(plan.config, created=created, history=tuple(history), on_build=plan.config.on_build)
+    return Image(config, chain)
+
+
+class Deliverer:
+    """Delivers the targets of one build."""
+
+    def __init__(self, store: Store, layers: LayerStore, options: DeliveryOptions, epoch: int):
+        self._store = store
+        self._layers = layers
+        self._options = options
+        self._epoch = epoch
+        self._metadata: dict[str, object] = {}
+
+    def deliveries(self, prepared: Prepared) -> list[Delivery]:
+        """Return what is to be done for each target once its nodes are there."""
+        several = len(prepared.plans) > 1
+        for output in self._options.outputs:
+            if several and output.type != "cacheonly" and not output.dest.endswith(os.sep):
+                if output.dest == "-" or (output.type == "oci" and output.tar):
+                    raise InputError(
+                        f"{len(prepared.plans)} images cannot go to one {output.dest}",
+                        hint="build one target, or give a directory: tar=false",
+                    )
+        out: list[Delivery] = []
+        for label, plans in prepared.plans.items():
+            target = prepared.targets.get(label)
+            tags = self._options.tags
+            annotations = self._options.annotations
+            if target is not None and target.rule == "image":
+                image = image_target(target)
+                tags = (*(t.text for t in image.tags), *tags)
+                annotations = (*image.annotations, *annotations)
+            tags = tuple(dict.fromkeys(str(parse_reference(t).with_default_tag()) for t in tags))
+            needs = tuple(p.node for p in plans if p.node is not None)
+
+            def deliver(
+                outcomes: Mapping[int, Outcome],
+                label: str = label,
+                plans: Sequence[TargetPlan] = tuple(plans),
+                tags: tuple[str, ...] = tags,
+                annotations: tuple[tuple[str, str], ...] = annotations,
+            ) -> ev.ImageBuilt:
+                return self._deliver(label, plans, tags, annotations, outcomes, several)
+
+            out.append(Delivery(label, needs, deliver))
+        return out
+
+    def finish(self, images: Sequence[ev.ImageBuilt]) -> None:
+        """Write `--iidfile` and `--metadata-file`; the images are complete by then."""
+        if self._options.iidfile and images:
+            _write(self._options.iidfile, images[-1].digest)
+        if self._options.metadata_file:
+            value = self._metadata
+            if len(value) == 1:
+                value = next(iter(value.values()))  # type: ignore[assignment]  # one target: buildx's form
+            _write(self._options.metadata_file, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+    def _deliver(
+        self,
+        label: str,
+        plans: Sequence[TargetPlan],
+        tags: tuple[str, ...],
+        annotations: tuple[tuple[str, str], ...],
+        outcomes: Mapping[int, Outcome],
+        several: bool,
+    ) -> ev.ImageBuilt:
+        images = [assemble(plan, outcomes, self._epoch) for plan in plans]
+        if self._wants_no_image():
+            return self._cache_only(label, images, plans)
+        results = [
+            write_image(image, self._layers, self._options.compression, annotations)
+            for image in images
+        ]
+        top = self._top(results)
+        self._keep(label, plans, results, top, tags)
+        published = Published(top, tuple(results), tags)
+        outputs = tuple(
+            self._write(output, label, published, images, several)
+            for output in self._options.outputs
+            if output.type != "cacheonly"
+        )
+        self._metadata[label] = {
+            "containerimage.digest": top.digest,
+            "containerimage.config.digest": results[0].config_digest,
+            "containerimage.descriptor": {
+                "mediaType": top.media_type,
+                "digest": top.digest,
+                "size": top.size,
+            },
+            **({"image.name": ",".join(tags)} if tags else {}),
+        }
+        return ev.ImageBuilt(
+            0.0,
+            label,
+            top.digest,
+            results[0].config_digest,
+            sum(r.size for r in results),
+            len(images[0].chain.layers),
+            outputs,
+            ",".join(str(p.platform) for p in plans) if len(plans) > 1 else "",
+        )
+
+    def _wants_no_image(self) -> bool:
+        outputs = self._options.outputs
+        return bool(outputs) and all(o.type == "cacheonly" for o in outputs)
+
+    def _cache_only(
+        self, label: str, images: Sequence[Image], plans: Sequence[TargetPlan]
+    ) -> ev.ImageBuilt:
+        chain = images[0].chain
+        size = sum(layer.size for layer in chain.layers)
+        return ev.ImageBuilt(0.0, label, chain.id, "", size, len(chain.layers))
+
+    def _top(self, results: Sequence[ManifestResult]) -> Descriptor:
+        if len(results) == 1:
+            return results[0].descriptor
+        data = image_index([r.descriptor for r in results])
+        return Descriptor(MEDIA_INDEX, self._store.put_blob(data), len(data))
+
+    def _keep(
+        self,
+        label: str,
+        plans: Sequence[TargetPlan],
+        results: Sequence[ManifestResult],
+        top: Descriptor,
+        tags: tuple[str, ...],
+    ) -> None:
+        """Remember the image of the label, so that its blobs stay and `run` finds it."""
+        refs = [blob_ref(top.digest)]
+        for result in results:
+            refs += [blob_ref(result.digest), blob_ref(result.config_digest)]
+            refs += [blob_ref(layer.digest) for layer in result.layers]
+        value = {
+            "digest": top.digest,
+            "media_type": top.media_type,
+            "size": top.size,
+            "manifests": {
+                str(p.platform): r.digest for p, r in zip(plans, results, strict=True)
+            },
+            "tags": list(tags),
+        }
+        self._store.put_record("image", label, canonical(value), refs=tuple(dict.fromkeys(refs)))
+
+    def _write(
+        self,
+        output: Output,
+        label: str,
+        published: Published,
+        images: Sequence[Image],
+        several: bool,
+    ) -> str:
+        dest = output.dest
+        if output.type == "oci" and not output.tar:
+            names = published.tags or ((label.lstrip("/").replace("/", "-").replace(":", "-"),) if several else ())
+            write_oci_layout(self._store, replace(published, tags=names), dest)
+            return dest
+        if several and dest != "-":
+            dest = os.path.join(dest, label.lstrip("/").replace("/", "-").replace(":", "-"))
+            os.makedirs(os.path.dirname(dest), exist_ok=True)
+            if output.type != "local":
+                dest += ".tar"
+        if output.type == "oci":
+            write_oci_archive(self._store, published, dest)
+        elif len(images) > 1 and output.type in ("docker", "tar", "local"):
+            raise InputError(
+                f"{label} has {len(images)} platforms and type={output.type} holds one",
+                hint="choose one with --platform, or write type=oci",
+            )
+        elif output.type == "docker":
+            write_docker_archive(self._store, published, dest)
+        elif output.type == "tar":
+            export_tar(self._layers, images[0].chain, dest)
+        else:
+            export_directory(self._layers, images[0].chain, dest)
+        return "stdout" if dest == "-" else dest
+
+
+def _write(path: str, text: str) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error

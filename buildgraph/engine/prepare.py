@@ -1,0 +1,340 @@
+"""Knows how requested targets become one lowered graph: reading Dockerfiles and ignore files,
+binding names to targets and images; must not know how a node is executed.
+
+Everything it reads is noted in `observed`, so that a later call can tell by stat alone that
+nothing changed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from buildgraph import limits
+from buildgraph.boxfile.target import (
+    DirContext,
+    DockerfileAt,
+    DockerfileInline,
+    GroupTarget,
+    ImageTarget,
+    LabelContext,
+    LayoutContext,
+    Target,
+    image_target,
+)
+from buildgraph.boxfile.workspace import Workspace
+from buildgraph.dockerfile.instructions import Dockerfile
+from buildgraph.dockerfile.parser import parse
+from buildgraph.errors import InputError, Location, raise_all
+from buildgraph.graph.lower import (
+    Binding,
+    DirBinding,
+    ImageBinding,
+    LabelBinding,
+    Lowering,
+    ResolvedImage,
+    TargetInput,
+    TargetPlan,
+)
+from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
+from buildgraph.graph.stages import BuildArgs, parse_platform
+from buildgraph.label import Label, parse_label
+from buildgraph.oci.types import Chain, ImageConfig, Platform
+from buildgraph.rootpath import Root
+
+DEFAULT_EPOCH = 315532800  # 1980-01-01T00:00:00Z: zip and wheels cannot say anything earlier
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What a command line changes in the targets it asks for (never in their dependencies)."""
+
+    args: tuple[tuple[str, str], ...] = ()
+    contexts: tuple[tuple[str, str], ...] = ()
+    stage: str | None = None
+    platforms: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    network: Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlan:
+    """What a rule of the library makes of a target."""
+
+    op: PackagesOp
+    config: ImageConfig
+
+
+RuleResolver = Callable[[Target, Platform], RulePlan]
+ImageLoader = Callable[[str, Platform, Location], tuple[ResolvedImage, Chain]]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A graph with the targets that were asked for; `chains` of outside images by digest."""
+
+    graph: NodeGraph
+    plans: dict[str, list[TargetPlan]]
+    chains: dict[str, Chain]
+    targets: dict[str, Target]
+    warnings: list[tuple[str, Location | None]] = field(default_factory=list)
+    observed: list[str] = field(default_factory=list)
+
+
+class Preparer:
+    """Prepares one build of one workspace."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        epoch: int,
+        host: Platform,
+        overrides: Overrides,
+        resolve_rule: RuleResolver,
+        load_image: ImageLoader,
+    ):
+        self._workspace = workspace
+        self._epoch = epoch
+        self._host = host
+        self._overrides = overrides
+        self._resolve_rule = resolve_rule
+        self._load_image = load_image
+        self._requested: set[str] = set()
+        self._chains: dict[str, Chain] = {}
+        self._targets: dict[str, Target] = {}
+        self._images: dict[tuple[str, Platform], ResolvedImage] = {}
+        self._parsed: dict[str, Dockerfile] = {}
+        self._ignores: dict[tuple[str, str], ContextSpec] = {}
+        self._lowering = Lowering(self._image, self._ensure)
+        self.observed: list[str] = []
+        self.warnings: list[tuple[str, Location | None]] = []
+
+    def prepare(self, labels: Sequence[Label]) -> Prepared:
+        """Lower every requested target and what it needs; all input errors are raised at once."""
+        wanted = self._members(labels)
+        self._requested = {str(label) for label in wanted}
+        closure = self._workspace.closure(wanted)
+        self._targets = {str(t.label): t for t in closure}
+        plans: dict[str, list[TargetPlan]] = {}
+        errors: list[InputError] = []
+        broken: set[str] = set()
+        by_platform = self._platforms(wanted)
+        for target in closure:
+            for platform in by_platform.get(str(target.label), [self._host]):
+                try:
+                    if target.rule != "group" and not self._stands_on(target, broken):
+                        self._ensure(str(target.label), platform)
+                except InputError as error:
+                    broken.add(str(target.label))
+                    errors.append(error)
+        raise_all(errors)
+        for label in wanted:
+            name = str(label)
+            plans[name] = [self._lowering.plans[name, p] for p in by_platform[name]]
+        self._check_args(wanted)
+        self.observed.extend(self._workspace.files_read)
+        return Prepared(
+            self._lowering.graph(), plans, self._chains, self._targets, self.warnings, self.observed
+        )
+
+    # -- which targets, on which platforms -----------------------------------------------
+
+    def _members(self, labels: Sequence[Label]) -> list[Label]:
+        """Replace groups by what they hold, in order, each once."""
+        out: dict[Label, None] = {}
+        seen: set[Label] = set()
+
+        def add(label: Label) -> None:
+            if label in seen:
+                return
+            seen.add(label)
+            target = self._workspace.target(label)
+            if target.rule != "group":
+                out[label] = None
+                return
+            for member in self._workspace.members(target):
+                add(member)
+
+        for label in labels:
+            add(label)
+        return list(out)
+
+    def _platforms(self, wanted: Sequence[Label]) -> dict[str, list[Platform]]:
+        """Return the platforms of each target; dependencies take those of their users."""
+        groups: dict[tuple[Platform, ...], list[Label]] = {}
+        for label in wanted:
+            groups.setdefault(self._own_platforms(label), []).append(label)
+        out: dict[str, list[Platform]] = {}
+        for own, labels in groups.items():
+            for needed in self._workspace.closure(labels):
+                have = out.setdefault(str(needed.label), [])
+                have.extend(p for p in own if p not in have)
+        return out
+
+    def _own_platforms(self, label: Label) -> tuple[Platform, ...]:
+        if self._overrides.platforms:
+            return tuple(parse_platform(text) for text in self._overrides.platforms)
+        target = self._workspace.target(label)
+        if target.rule != "image":
+            return (self._host,)
+        located = image_target(target).platforms
+        return tuple(parse_platform(p.text, p.where) for p in located) or (self._host,)
+
+    def _stands_on(self, target: Target, broken: set[str]) -> bool:
+        """One mistake is one error: what needs a broken target is not reported again."""
+        return bool(broken) and any(
+            str(needed.label) in broken for needed in self._workspace.closure([target.label])
+        )
+
+    def _ensure(self, label: str, platform: Platform) -> TargetPlan:
+        plan = self._lowering.plans.get((label, platform))
+        if plan is not None:
+            return plan
+        target = self._targets.get(label)
+        if target is None:
+            target = self._workspace.target(parse_label(label, ""))
+            self._targets[label] = target
+        if target.rule == "image":
+            spec = self._input(image_target(target), platform)
+            return self._lowering.add_image(spec)
+        if target.rule == "group":
+            raise InputError(f"{label} is a group and has no files of its own", target.where)
+        rule = self._resolve_rule(target, platform)
+        return self._lowering.add_packages(label, rule.op, rule.config, target.where)
+
+    def _check_args(self, wanted: Sequence[Label]) -> None:
+        for label in wanted:
+            for name in sorted(self._lowering.unused_args.get(str(label), ())):
+                self.warnings.append((f"{label}: no ARG uses the build argument {name}", None))
+
+    # -- one image target ------------------------------------------------------------------
+
+    def _input(self, target: ImageTarget, platform: Platform) -> TargetInput:
+        name = str(target.label)
+        overrides = self._overrides if name in self._requested else Overrides()
+        dockerfile, ignore = self._dockerfile(target)
+        context = self._context(target.context, ignore, target.ignore)
+        bindings: dict[str, Binding] = {}
+        for named in target.contexts:
+            bindings[named.name.removesuffix(":latest").lower()] = self._binding(
+                named.ref, named.where
+            )
+        for key, value in overrides.contexts:
+            bindings[key.removesuffix(":latest").lower()] = self._parse_context(value)
+        args = {a.name: a.value for a in target.args} | dict(overrides.args)
+        build = BuildArgs(args, platform, self._host, self._epoch, frozenset(bindings))
+        return TargetInput(
+            name,
+            dockerfile,
+            context,
+            bindings,
+            build,
+            overrides.stage or (target.stage.text if target.stage else None),
+            overrides.network or target.network,
+            target.timestamps == "preserve",
+            (*target.labels, *overrides.labels),
+        )
+
+    def _dockerfile(self, target: ImageTarget) -> tuple[Dockerfile, str | None]:
+        """Return the parsed file and the path of the ignore file beside it, if there is one."""
+        source = target.dockerfile
+        if isinstance(source, DockerfileInline):
+            # Blank lines put the text where it stands in the Boxfile, so that errors point there.
+            file = parse(source.text, source.where.path)
+            return file, None
+        assert isinstance(source, DockerfileAt)
+        path = source.path
+        beside = path + ".dockerignore"
+        self.observed.append(os.path.join(self._workspace.root, posixpath.dirname(path)))
+        has_ignore = os.path.lexists(os.path.join(self._workspace.root, beside))
+        if path not in self._parsed:
+            text = self._read(path, limits.DOCKERFILE_BYTES, source.where)
+            self._parsed[path] = parse(text, path)
+        return self._parsed[path], beside if has_ignore else None
+
+    def _read(self, path: str, cap: int, where: Location | None) -> bytes:
+        """Read a file of the workspace; links are followed only inside it (A02)."""
+        self.observed.append(os.path.join(self._workspace.root, path))
+        try:
+            with Root(self._workspace.root) as root:
+                fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}", where) from error
+        with open(fd, "rb") as file:
+            data = file.read(cap + 1)
+        if len(data) > cap:
+            raise InputError(f"{path} is larger than {cap} bytes", where)
+        return data
+
+    def _context(
+        self, directory: str, ignore_file: str | None, patterns: tuple[str, ...] | None
+    ) -> ContextSpec:
+        base = os.path.join(self._workspace.root, directory)
+        root = os.path.normpath(base)
+        shown = f"context {directory or '.'}"
+        if patterns is not None:
+            return ContextSpec(root, patterns, shown, "ignore")
+        known = self._ignores.get((root, ignore_file or ""))
+        if known is not None:
+            return known
+        name = ignore_file or posixpath.join(directory, ".dockerignore")
+        spec = ContextSpec(root, (), shown, name)
+        self.observed.append(root)
+        if os.path.lexists(os.path.join(self._workspace.root, name)):
+            data = self._read(name, limits.BOXFILE_BYTES, Location(name))
+            lines = data.decode("utf-8", "surrogateescape").split("\n")
+            spec = replace(spec, ignore=tuple(lines))
+        self._ignores[root, ignore_file or ""] = spec
+        return spec
+
+    def _binding(self, ref: LabelContext | DirContext | LayoutContext, where: Location) -> Binding:
+        match ref:
+            case LabelContext(label):
+                return LabelBinding(str(label))
+            case DirContext(path):
+                return DirBinding(self._context(path, None, None))
+            case LayoutContext(path, tag, digest):
+                place = os.path.join(self._workspace.root, path)
+                suffix = f"@{digest}" if digest else f":{tag}" if tag else ""
+                return ImageBinding(f"oci-layout://{place}{suffix}")
+
+    def _parse_context(self, value: str) -> Binding:
+        """Parse the value of `--build-context NAME=value`, relative to the current directory."""
+        if value.startswith("//"):
+            return LabelBinding(str(parse_label(value, "")))
+        if value.startswith("oci-layout://"):
+            return ImageBinding("oci-layout://" + os.path.abspath(value[len("oci-layout://") :]))
+        if value.startswith("docker-image://"):
+            return ImageBinding(value[len("docker-image://") :])
+        if "://" in value:
+            raise InputError(
+                f"--build-context {value}: this kind is not supported yet",
+                hint="a directory, oci-layout://dir[:tag], or //label",
+            )
+        root = os.path.abspath(value)
+        if not os.path.isdir(root):
+            raise InputError(f"--build-context {value}: no such directory")
+        self.observed.append(root)
+        ignore: tuple[str, ...] = ()
+        name = os.path.join(root, ".dockerignore")
+        if os.path.isfile(name):
+            self.observed.append(name)
+            with open(name, "rb") as file:
+                ignore = tuple(file.read(limits.BOXFILE_BYTES).decode(errors="surrogateescape").split("\n"))
+        return DirBinding(ContextSpec(root, ignore, f"context {value}", name))
+
+    def _image(self, reference: str, platform: Platform, where: Location) -> ResolvedImage:
+        found = self._images.get((reference, platform))
+        if found is None:
+            found, chain = self._load_image(reference, platform, where)
+            self._images[reference, platform] = found
+            self._chains[found.digest] = chain
+        return found
+
+
+def group_members(target: GroupTarget) -> Mapping[str, Location]:
+    """Return the patterns of a group with their places."""
+    return {str(member.pattern): member.where for member in target.members}

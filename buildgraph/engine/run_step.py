@@ -1,0 +1,181 @@
+"""Knows how a RUN becomes a sandbox over the layers below and a layer of what it changed; must not
+know how a sandbox is made.
+
+A step that fails leaves its plan in the store (`failed/<id>.json`, secrets left out), so that
+`buildgraph replay <id>` can run it again in the same sandbox.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from buildgraph import limits
+from buildgraph.engine.mounts import MountSources
+from buildgraph.engine.users import lookup
+from buildgraph.engine.work import Work
+from buildgraph.errors import BuildFailed, BuildgraphError, HostError, Interrupted
+from buildgraph.graph.ops import ExecOp
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.rootview import RootView
+from buildgraph.oci.types import Chain, Layer
+from buildgraph.sandbox.host import MAX_LAYERS, ExitStatus, SandboxHost
+from buildgraph.sandbox.spec import FileMount, Limits, Mount, SandboxSpec, to_json, without_secrets
+from buildgraph_cache.store import Store
+
+SCRIPT = "/.buildgraph-script"
+_TAIL_LINES = 20
+_TAIL_BYTES = 64 * 1024
+
+
+class ExecExecutor:
+    """Executes `ExecOp`s."""
+
+    def __init__(
+        self,
+        store: Store,
+        layers: LayerStore,
+        sandbox: SandboxHost,
+        *,
+        proxies: Mapping[str, str],
+        mounts: MountSources,
+        step_limits: Limits = Limits(),
+    ):
+        self._store = store
+        self._layers = layers
+        self._sandbox = sandbox
+        self._proxies = proxies
+        self._mounts = mounts
+        self._limits = step_limits
+
+    def execute(self, work: Work) -> Layer | None:
+        """Run the command; its changes become a layer, published as a directory."""
+        op = work.node.op
+        assert isinstance(op, ExecOp)
+        below = RootView(self._layers, work.parent)
+        with self._store.new_scratch() as scratch, self._mounts.opened(work, op) as (mounts, more):
+            lowers = lower_directories(self._layers, work.parent)
+            spec = self._spec(
+                op, below, lowers, scratch.upper, scratch.work, mounts, more, work
+            )
+            tail = Tail()
+
+            def output(data: bytes) -> None:
+                tail.add(data)
+                work.output(data)
+
+            status = self._sandbox.run(spec, output, work.cancel)
+            if work.cancel.is_set() and status.code != 0:
+                raise Interrupted("interrupted")
+            if status.code != 0 or status.signal:
+                raise self._failure(work, spec, status, tail)
+            return self._layers.commit(Path(scratch.upper), below)
+
+    def _spec(
+        self,
+        op: ExecOp,
+        below: RootView,
+        lowers: Sequence[str],
+        upper: str,
+        work_dir: str,
+        mounts: tuple[Mount, ...],
+        more_env: Mapping[str, str],
+        work: Work,
+    ) -> SandboxSpec:
+        who = lookup(
+            op.user, _file(below, "etc/passwd"), _file(below, "etc/group"), work.node.where
+        )
+        env = {**self._proxies, **dict(op.env), **more_env}
+        env.setdefault("HOME", who.home)
+        args = op.args
+        if op.script is not None:
+            mounts = (*mounts, FileMount(SCRIPT, op.script, 0o555, who.uid, who.gid))
+            args = (SCRIPT,)
+        return SandboxSpec(
+            lowers=tuple(lowers),
+            upper=upper,
+            work=work_dir,
+            args=args,
+            env=tuple(env.items()),
+            cwd=op.cwd,
+            uid=who.uid,
+            gid=who.gid,
+            groups=who.groups,
+            hostname=op.hostname,
+            mounts=mounts,
+            network=op.network,
+            limits=self._limits,
+        )
+
+    def _failure(
+        self, work: Work, spec: SandboxSpec, status: ExitStatus, tail: Tail
+    ) -> BuildgraphError:
+        identity = work.key.digest[7:19]
+        saved = os.path.join(self._store.root, "failed", f"{identity}.json")
+        try:
+            os.makedirs(os.path.dirname(saved), mode=0o700, exist_ok=True)
+            with open(saved, "w", encoding="utf-8") as file:
+                file.write(to_json(without_secrets(spec)))
+        except OSError:
+            identity = ""  # a full disk must not hide why the step failed
+        return BuildFailed(
+            f"{work.node.title} {describe_status(status, self._limits)}",
+            work.node.where,
+            log=tail.lines(),
+            label=work.node.label,
+            replay=f"buildgraph replay {identity}" if identity else "",
+        )
+
+
+class Tail:
+    """The last lines of an output, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._parts: collections.deque[bytes] = collections.deque()
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """Append output."""
+        self._parts.append(data)
+        self._size += len(data)
+        while self._size - len(self._parts[0]) > _TAIL_BYTES:
+            self._size -= len(self._parts.popleft())
+
+    def lines(self, count: int = _TAIL_LINES) -> tuple[str, ...]:
+        """Return the last lines."""
+        text = b"".join(self._parts)[-_TAIL_BYTES:].decode("utf-8", "backslashreplace")
+        return tuple(text.rstrip("\n").split("\n")[-count:]) if text else ()
+
+
+def describe_status(status: ExitStatus, step_limits: Limits) -> str:
+    """Say in words how a command ended."""
+    if status.oom:
+        size = f" (limit {step_limits.memory // limits.MIB} MiB)" if step_limits.memory else ""
+        return f"ran out of memory{size}"
+    if status.timed_out:
+        return f"took longer than {step_limits.timeout:g} s"
+    if status.pids_limit:
+        return f"hit the pids limit ({step_limits.pids})"
+    if status.signal:
+        return f"was killed by signal {status.signal}"
+    return f"exited with code {status.code}"
+
+
+def lower_directories(layers: LayerStore, chain: Chain) -> list[str]:
+    """Return the chain's layers as directories, top first."""
+    if len(chain.layers) > MAX_LAYERS:
+        raise HostError(
+            f"{len(chain.layers)} layers are below this step; overlayfs stacks {MAX_LAYERS}",
+            hint="join RUN and COPY instructions, or start a stage from what is done so far",
+        )
+    return [str(layers.ensure_directory(layer)) for layer in reversed(chain.layers)]
+
+
+def _file(view: RootView, path: str) -> bytes:
+    """Return a small file of the image; b"" where there is none or it is no regular file (A47)."""
+    try:
+        return view.read_file(path, limits.PASSWD_BYTES) or b""
+    except (OSError, HostError):
+        return b""

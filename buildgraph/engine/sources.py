@@ -1,0 +1,201 @@
+"""Knows where the files are that a node reads: contexts of the workspace and root file systems of
+other nodes; must not know what they are read for.
+
+A context is walked and hashed once in a build, however many nodes read from it, so all threads
+share its tree behind one lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from buildgraph.context.ignore import IgnoreRules
+from buildgraph.context.tree import ContextTree
+from buildgraph.engine import records
+from buildgraph.engine.selecting import select
+from buildgraph.engine.treewalk import EmptyTree, follow
+from buildgraph.errors import InputError, Location
+from buildgraph.filetree import Entry, FileStat, FileTree, FromTree, Kind
+from buildgraph.graph.ops import ContextSource, ContextSpec, CopyOp, RunMount, StageSource
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.rootview import RootView
+from buildgraph.oci.types import Chain
+from buildgraph_cache.statcache import StatCache
+from buildgraph_cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """What a mount shows: the digest of its files."""
+
+    digest: str
+
+
+class Sources:
+    """The files that the nodes of one build can read. Close it when the build is over."""
+
+    def __init__(self, store: Store, layers: LayerStore, contexts: tuple[ContextSpec, ...]):
+        self._store = store
+        self._layers = layers
+        self._contexts = contexts
+        self._trees: dict[int, ContextTree] = {}
+        self._caches: dict[str, StatCache] = {}
+        self._locks = [threading.RLock() for _ in contexts]
+        self._guard = threading.Lock()
+
+    def close(self) -> None:
+        """Close every tree and save what was learnt of unchanged files."""
+        for tree in self._trees.values():
+            tree.close()
+        for cache in self._caches.values():
+            cache.save()
+        self._trees.clear()
+        self._caches.clear()
+
+    def observed(self) -> list[tuple[str, FileStat]]:
+        """Return (absolute path, stat) of every file and directory of contexts that was seen."""
+        out: list[tuple[str, FileStat]] = []
+        for index, tree in self._trees.items():
+            root = self._contexts[index].root
+            out.extend((f"{root}/{path}" if path else root, st) for path, st in tree.observed())
+        return out
+
+    @contextmanager
+    def tree(
+        self, source: ContextSource | StageSource, chains: tuple[Chain, ...]
+    ) -> Iterator[FileTree]:
+        """Yield the tree of a source; a context's is ours alone meanwhile."""
+        if isinstance(source, StageSource):
+            chain = chains[source.input]
+            yield RootView(self._layers, chain) if chain.layers else EmptyTree()
+            return
+        with self._locks[source.context]:
+            yield self._context(source.context)
+
+    def _context(self, index: int) -> ContextTree:
+        tree = self._trees.get(index)
+        if tree is None:
+            spec = self._contexts[index]
+            rules = IgnoreRules.parse("\n".join(spec.ignore), spec.ignore_name or spec.name)
+            with self._guard:
+                cache = self._caches.get(spec.root)
+                if cache is None:
+                    cache = self._caches[spec.root] = StatCache.load(self._store, spec.root)
+            tree = self._trees[index] = ContextTree(spec.root, rules, cache)
+        return tree
+
+    # -- mounts ------------------------------------------------------------------------
+
+    def mounted(self, mount: RunMount, chains: tuple[Chain, ...], where: Location) -> Mounted:
+        """Return the identity of what a bind mount, or the base of a cache mount, shows."""
+        op = _as_copy(mount)
+        chain = Chain() if mount.input is None else chains[mount.input]
+        key = records.question("mounted", chain.id, op.paths)
+        if mount.input is not None and (known := records.load_memo(self._store, key)):
+            return Mounted(known)
+        with self.tree(op.source, chains) as tree:
+            digest = select(op, tree, where).tree_digest()
+        if mount.input is not None:
+            records.save_memo(self._store, key, digest)
+        return Mounted(digest)
+
+    def directory(
+        self, mount: RunMount, chains: tuple[Chain, ...], where: Location
+    ) -> tuple[str, ...]:
+        """Return directories that, merged, show the source of a mount; or one file."""
+        path = _source(mount)
+        if mount.input is None:
+            return self._context_directory(mount, path, chains, where)
+        chain = chains[mount.input]
+        view: FileTree = RootView(self._layers, chain) if chain.layers else EmptyTree()
+        found = follow(view, path)
+        if found.stat is None:
+            raise InputError(f"the mount's source /{path} does not exist", where)
+        layers = list(reversed(chain.layers))
+        directories = [str(self._layers.ensure_directory(layer)) for layer in layers]
+        if found.stat.kind is Kind.DIR:
+            if not found.path:
+                return tuple(directories)
+            return merged_below(self._layers, chain, found.path)
+        for directory in directories:
+            place = os.path.join(directory, found.path)
+            if os.path.isfile(place) and not os.path.islink(place):
+                return (place,)
+        raise InputError(f"the mount's source /{path} is no file or directory", where)
+
+    def _context_directory(
+        self, mount: RunMount, path: str, chains: tuple[Chain, ...], where: Location
+    ) -> tuple[str, ...]:
+        """Copy the visible part of a context into a layer of the store and show that."""
+        op = _as_copy(mount)
+        with self.tree(op.source, chains) as tree:
+            selection = select(op, tree, where)
+            entries: list[Entry] = []
+            single = ""
+            for group in selection.groups:
+                for item in group.items:
+                    name = item.name or group.name
+                    if not group.is_dir:
+                        single = name
+                    if not name:
+                        continue
+                    entries.append(
+                        Entry(
+                            name,
+                            item.stat.kind,
+                            item.stat.mode,
+                            size=item.stat.size if item.stat.kind is Kind.FILE else 0,
+                            link=item.stat.target,
+                            content=FromTree(tree, item.path, item.stat)
+                            if item.stat.kind is Kind.FILE
+                            else None,
+                        )
+                    )
+            layer = self._layers.create(entries, "directory")
+        directory = str(self._layers.ensure_directory(layer))
+        return (os.path.join(directory, single),) if single else (directory,)
+
+
+def merged_below(layers: LayerStore, chain: Chain, path: str) -> tuple[str, ...]:
+    """Return the layers' own versions of the directory `path`, top first.
+
+    The list ends where a layer hides those below: an opaque directory, or something else than a
+    directory, at `path` or above it.
+    """
+    out: list[str] = []
+    parts = path.split("/")
+    for layer in reversed(chain.layers):
+        tree = layers.tree(layer)
+        hidden = False
+        reached = True
+        for depth in range(1, len(parts) + 1):
+            at = "/".join(parts[:depth])
+            stat = tree.stat(at)
+            if stat is None:
+                reached = False
+                break
+            if stat.kind is not Kind.DIR:
+                reached, hidden = False, True
+                break
+            hidden = hidden or tree.opaque(at)
+        if reached:
+            out.append(os.path.join(str(layers.ensure_directory(layer)), path))
+        if hidden:
+            break
+    return tuple(out)
+
+
+def _source(mount: RunMount) -> str:
+    return dict(mount.options).get("source", "").strip("/")
+
+
+def _as_copy(mount: RunMount) -> CopyOp:
+    """A mount selects its files as a COPY of its source would."""
+    source: ContextSource | StageSource = (
+        ContextSource(mount.context or 0) if mount.input is None else StageSource(mount.input)
+    )
+    return CopyOp(source, (_source(mount) or "/",), (), "/", unpack=False)
