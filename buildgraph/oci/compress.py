@@ -232,36 +232,34 @@ class _Counter:
 
 
 def _members(name: str, source: _Counter) -> Iterator[bytes]:
-    engine = _decompressor(name)
-    pieces = iter(source)
-    data = b""
-    fresh = False  # True between members: the stream may end here
     try:
-        while True:
-            if not data and engine.needs_input and not engine.eof:
+        yield from _each_member(name, iter(source))
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"the {name} stream is damaged: {error}") from error
+    except Exception as error:
+        # zlib.error, isal's error and LZMAError have no base in common but Exception
+        if type(error).__name__ in ("error", "IsalError", "LZMAError"):
+            raise InputError(f"the {name} stream is damaged: {error}") from error
+        raise
+
+
+def _each_member(name: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    data = next(pieces, b"")
+    while data:
+        engine = _decompressor(name)
+        while not engine.eof:
+            if not data and engine.needs_input:
                 data = next(pieces, b"")
                 if not data:
-                    if fresh:
-                        return
                     raise InputError(f"the {name} stream is cut off")
-            if fresh and not data.strip(b"\0"):
-                data = b""  # zero padding after a member, as gzip(1) and xz(1) allow
-                continue
-            fresh = False
             out = engine.decompress(data, _OUT)
             data = b""
             if out:
                 yield out
-            if engine.eof:
-                data = engine.unused_data
-                engine = _decompressor(name)
-                fresh = True
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"the {name} stream is damaged: {error}") from error
-    except Exception as error:  # zlib.error, isal's error, lzma.LZMAError share no base
-        if type(error).__name__ in ("error", "IsalError", "LZMAError"):
-            raise InputError(f"the {name} stream is damaged: {error}") from error
-        raise
+        data = engine.unused_data or next(pieces, b"")
+        # zero padding after a member, as gzip(1) and xz(1) allow
+        while data and not (data := data.lstrip(b"\0")):
+            data = next(pieces, b"")
 
 
 class _Reader:

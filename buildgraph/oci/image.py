@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from buildgraph.oci.compress import Compression
-from buildgraph.oci.config import config_json, image_manifest
+from buildgraph.oci.config import config_json, image_index, image_manifest
 from buildgraph.oci.layers import LayerStore
-from buildgraph.oci.types import MEDIA_CONFIG, MEDIA_MANIFEST, Descriptor, Image
+from buildgraph.oci.types import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Descriptor, Image
 from buildgraph_cache.digest import Digest
 
 
@@ -35,6 +35,35 @@ class ManifestResult:
     def size(self) -> int:
         """Bytes of all layers as they are stored and sent."""
         return sum(layer.size for layer in self.layers)
+
+    @property
+    def artifact(self) -> Artifact:
+        """The manifest with everything it needs."""
+        return Artifact(self.descriptor, _unique((*self.layers, self.config, self.descriptor)))
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A manifest or index and every blob it leads to, itself included, each once."""
+
+    top: Descriptor
+    blobs: tuple[Descriptor, ...]
+
+
+def _unique(descriptors: Iterable[Descriptor]) -> tuple[Descriptor, ...]:
+    return tuple({descriptor.digest: descriptor for descriptor in descriptors}.values())
+
+
+def write_index(
+    results: Sequence[ManifestResult],
+    layer_store: LayerStore,
+    annotations: Sequence[tuple[str, str]] = (),
+) -> Artifact:
+    """Store the index over images of several platforms; idempotent."""
+    data = image_index([result.descriptor for result in results], annotations)
+    top = Descriptor(MEDIA_INDEX, layer_store.store.put_blob(data), len(data))
+    blobs = [blob for result in results for blob in result.artifact.blobs]
+    return Artifact(top, _unique((*blobs, top)))
 
 
 def write_image(

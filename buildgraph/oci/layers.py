@@ -260,7 +260,7 @@ class LayerStore:
             for _ in reader.rest():
                 pass
         finally:
-            ahead.close()  # type: ignore[attr-defined]  # a generator, typed as an iterator
+            ahead.close()
         return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total)
 
     def tree(self, layer: Layer) -> DirTree:

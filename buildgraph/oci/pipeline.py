@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Final
 
 _DEPTH: Final = 4  # chunks that may wait for one consumer
@@ -32,7 +32,7 @@ class _Worker:
             if self.error is None:
                 try:
                     self._consume(chunk)
-                except BaseException as error:  # handed to the producer, whatever it is
+                except BaseException as error:  # noqa: BLE001  # handed to the producer
                     self.error = error
 
     def finish(self) -> None:
@@ -67,41 +67,51 @@ def fan_out(
             raise worker.error
 
 
-def read_ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the chunks of an iterator that runs in its own thread, a few chunks ahead.
+class _Ahead:
+    """The thread of `read_ahead`: runs an iterator and puts what it gives into a queue."""
 
-    An error there is raised here. Closing this generator ends the thread.
-    """
-    line: queue.Queue[bytes | BaseException | None] = queue.Queue(_DEPTH)
-    stop = threading.Event()
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.line: queue.Queue[bytes | BaseException | None] = queue.Queue(_DEPTH)
+        self._chunks = chunks
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="layer-read")
+        self._thread.start()
 
-    def put(item: bytes | BaseException | None) -> bool:
-        while not stop.is_set():
+    def _put(self, item: bytes | BaseException | None) -> bool:
+        while not self._stop.is_set():
             try:
-                line.put(item, timeout=0.5)
+                self.line.put(item, timeout=0.5)
                 return True
             except queue.Full:
                 continue
         return False
 
-    def run() -> None:
+    def _run(self) -> None:
         try:
-            for chunk in chunks:
-                if not put(chunk):
+            for chunk in self._chunks:
+                if not self._put(chunk):
                     return
-            put(None)
-        except BaseException as error:  # handed to the consumer, whatever it is
-            put(error)
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001  # handed to the consumer
+            self._put(error)
 
-    thread = threading.Thread(target=run, daemon=True, name="layer-read")
-    thread.start()
+    def close(self) -> None:
+        self._stop.set()
+        while not self.line.empty():
+            self.line.get_nowait()
+        self._thread.join()
+
+
+def read_ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """Yield the chunks of an iterator that runs in its own thread, a few chunks ahead.
+
+    An error there is raised here. Closing this generator ends the thread.
+    """
+    ahead = _Ahead(chunks)
     try:
-        while (item := line.get()) is not None:
+        while (item := ahead.line.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
-        stop.set()
-        while not line.empty():
-            line.get_nowait()
-        thread.join()
+        ahead.close()

@@ -144,6 +144,11 @@ class RootView:
             raise InputError(f"/{real} of the image has more than {cap} bytes")
         return data
 
+    def unpack(self) -> None:
+        """Make every layer a directory, so that stats have inodes and links can be told."""
+        for index, layer in enumerate(self._layers):
+            self._trees[index] = self._store.tree(layer)
+
     # --- merging ------------------------------------------------------------------------------
 
     def _tree(self, index: int) -> _LayerTree:

@@ -16,8 +16,8 @@ from buildgraph.errors import InputError
 from buildgraph.oci.tarstream import byte_sum
 
 _BLOCK: Final = 512
-_KEPT: Final = {b"path", b"linkpath", b"uid", b"gid", b"size", b"mtime"}
-_XATTR: Final = (b"SCHILY.xattr.", b"LIBARCHIVE.xattr.")
+_NUMBERS: Final = (b"uid", b"gid", b"size")
+_XATTR: Final = b"SCHILY.xattr."
 
 
 @dataclass(slots=True)
@@ -131,8 +131,9 @@ class TarReader:
             if flag in (b"L", b"K", b"x", b"X", b"g"):
                 self._special(member, extra)
                 continue
-            _apply(member, extra)
-            extra = {}
+            if extra or flag == b"S":
+                _apply(member, extra)
+                extra = {}
             self._members += 1
             if self._members > limits.LAYER_ENTRIES:
                 raise InputError(f"the archive has more than {limits.LAYER_ENTRIES} members")
@@ -244,25 +245,23 @@ def _apply(member: Member, extra: dict[bytes, bytes]) -> None:
             "the archive has a sparse member, which is not supported",
             hint="pack it without --sparse",
         )
-    if not extra:
-        return
-    xattrs: dict[str, bytes] = {}
-    for key, value in extra.items():
-        if key == b"path":
-            member.path = value
-        elif key == b"linkpath":
-            member.link = value
-        elif key == b"mtime":
-            member.mtime_ns = _pax_time(value)
-        elif key in _KEPT:
-            _set_number(member, key, value)
-        elif key.startswith(_XATTR[0]):
-            xattrs[key[len(_XATTR[0]) :].decode("utf-8", "surrogateescape")] = value
+    xattrs = [
+        (key[len(_XATTR) :].decode("utf-8", "surrogateescape"), value)
+        for key, value in extra.items()
+        if key.startswith(_XATTR)
+    ]
+    member.xattrs = tuple(sorted(xattrs))
+    member.path = extra.get(b"path", member.path)
+    member.link = extra.get(b"linkpath", member.link)
+    if b"mtime" in extra:
+        member.mtime_ns = _pax_time(extra[b"mtime"])
+    for key in _NUMBERS:
+        if key in extra:
+            _set_number(member, key, extra[key])
     if b"\0" in member.path or b"\0" in member.link:
         raise InputError("the archive has a name with a null byte")
     if member.flag == b"0" and member.path.endswith(b"/"):
         member.flag = b"5"
-    member.xattrs = tuple(sorted(xattrs.items()))
 
 
 def _set_number(member: Member, key: bytes, value: bytes) -> None:
