@@ -211,13 +211,22 @@ def clean_pattern(line: str) -> str:
     back = text.startswith("!")
     if back:
         text = text[1:].strip()
-    if text:
-        text = posixpath.normpath(text)
-        if text.startswith("//"):  # POSIX lets two slashes stand, path.Clean does not
-            text = text[1:]
-        if len(text) > 1:
-            text = text.removeprefix("/")
+    before = ""
+    while text != before:  # moby trims and cleans twice; cleaning can bare a blank
+        before = text
+        text = _clean(text)
     return "!" + text if back else text
+
+
+def _clean(text: str) -> str:
+    if not text:
+        return text
+    text = posixpath.normpath(text)
+    if text.startswith("//"):  # POSIX lets two slashes stand, path.Clean does not
+        text = text[1:]
+    if len(text) > 1:
+        text = text.removeprefix("/")
+    return text.strip()
 
 
 def _rule(index: int, pattern: str, where: Location) -> _Rule:
