@@ -39,10 +39,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 FRAMES: Final = 10  # a second
+_FIRST: Final = 0.3  # seconds until the first one: a build with nothing to do never loads rich
 _SHOWN: Final = 10  # running nodes, in a window that is high enough
 _SCROLL: Final = 2_000  # finished nodes kept for a terminal that is held
 _BAR: Final = 20
 _NAME: Final = 40  # columns for a label
+# The whole row, before it is written again: erasing only what is right of the text leaves a row
+# as long as it was for some terminals, which then wrap it when the window gets narrower.
+_ERASE: Final = "\x1b[2K"
 
 
 @dataclass(slots=True)
@@ -175,11 +179,11 @@ class LiveScreen:
     # -- drawing -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._closing.wait(1 / FRAMES):
-            if self._writer.broken:
-                return
-            if not self._writer.pending:  # the terminal is behind: a later frame says it all
+        pause = _FIRST
+        while not self._closing.wait(pause) and not self._writer.broken:
+            if not self._writer.pending:  # else the terminal is behind: a later frame says it all
                 self._draw()
+            pause = 1 / FRAMES
 
     def _draw(self, last: bool = False) -> None:
         wide = columns(self._env, self._descriptor)
@@ -192,17 +196,17 @@ class LiveScreen:
                 self._skipped = 0
             # The last column stays free: some terminals wrap when it is filled.
             rows = [] if last else self._frame.rows(self._state, self._began, wide - 1, high)
+        if last and not scroll and not self._rows:
+            return  # nothing was ever drawn
         console = self._console(wide)
         up = sum(max(-(-taken // wide), 1) for taken in self._rows) - 1
         text = [f"\r\x1b[{up}A" if up > 0 else "\r"]
         for line in scroll:
             if line.no_wrap:
                 line.truncate(wide - 1, overflow="ellipsis")
-            text.append(_render(console, line) + "\x1b[K\n")
-        if rows:
-            text.append("\x1b[K\n".join(_render(console, row) for row in rows))
-            text.append("\x1b[K")
-        text.append("\x1b[J")
+            text.append(f"{_ERASE}{_render(console, line)}\n")
+        text.append("\n".join(_ERASE + _render(console, row) for row in rows))
+        text.append("\x1b[J" if rows else _ERASE + "\x1b[J")
         self._rows = [width(row.plain) for row in rows]
         self._writer.write("".join(text))
 
@@ -240,10 +244,12 @@ class Frame:
         for each in running:
             rows.append(self._node(each, now, name, wide))
             if spare > 0 and (detail := self._detail(each)):
-                rows.append(self._styled("    " + clip(detail, wide - 4), "dim"))
+                row = self._styled("    " + clip(detail, max(wide - 4, 0)), "dim")
+                rows.append(self._cut(row, wide))
                 spare -= 1
         if shown < len(state.running):
-            rows.append(self._styled(f"  and {len(state.running) - shown:,} more", "dim"))
+            more = self._styled(f"  and {len(state.running) - shown:,} more", "dim")
+            rows.append(self._cut(more, wide))
         return rows
 
     def ended(self, event: ev.NodeFinished | ev.NodeFailed | ev.NodeCancelled) -> Text:

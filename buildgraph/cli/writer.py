@@ -112,7 +112,8 @@ class Writer:
             self._stream.flush()
             return
         data = memoryview(text.encode(self._encoding, "backslashreplace"))
-        while data:
+        # Given up means that the descriptor may soon be somebody else's.
+        while data and not self._broken:
             try:
                 # Not more at once: a pipe takes 64 KiB, and each piece taken counts as movement.
                 written = os.write(self._descriptor, data[:65536])
