@@ -64,22 +64,41 @@ def expand_words(
 
 
 def heredoc_expand(body: str, env: Mapping[str, str], *, where: Location) -> str:
-    r"""Expand the body of a COPY or ADD heredoc: quotes stay, the escape is always `\`."""
-    return _Expander(
-        body, env, "\\", where, quotes=False, limit=DOCKERFILE_BYTES, what="heredoc"
-    ).text()
+    r"""Expand the body of a COPY or ADD heredoc: quotes stay, the escape is always `\`.
+
+    Raises InputError like `expand`, but the result may be as long as a whole file.
+    """
+    return heredoc_expand_traced(body, env, where=where).text
 
 
-def referenced(word: str, escape: str = "\\", *, where: Location) -> tuple[str, ...]:
-    """Name the variables that a word looks up when nothing is set; a broken word names none."""
+def heredoc_expand_traced(body: str, env: Mapping[str, str], *, where: Location) -> Expansion:
+    """Expand like `heredoc_expand` and say which names were looked up."""
+    expander = _Expander(
+        body, env, "\\", where, quotes=False, limit=DOCKERFILE_BYTES, what="the heredoc"
+    )
+    text = expander.text()
+    return Expansion(text, tuple(expander.used), tuple(expander.unset))
+
+
+def referenced(
+    word: str, escape: str = "\\", *, where: Location, is_heredoc: bool = False
+) -> tuple[str, ...]:
+    """Name the variables that a word looks up, whatever their values; a broken word names none."""
     if "$" not in word:
         return ()
-    expander = _Expander(word, {}, escape, where)
     try:
-        expander.text()
+        if is_heredoc:
+            return heredoc_expand_traced(word, _AllSet(), where=where).used
+        return expand_traced(word, _AllSet(), escape, where=where).used
     except InputError:
-        pass  # the names up to the failing place are still right
-    return tuple(expander.used)
+        return ()
+
+
+class _AllSet(dict[str, str]):
+    """An environment in which no `${x:?}` fails."""
+
+    def get(self, key: str, default: object = None) -> str:
+        return "x"
 
 
 @lru_cache(maxsize=16)
@@ -272,6 +291,7 @@ class _Expander:
 
     def _braced(self, name: str) -> str:
         """What follows `${name`."""
+        self.used[name] = None  # before the names inside its own word
         operator = self.source[self.position]
         self.position += 1
         if operator == "}":

@@ -88,7 +88,7 @@ def parse_size(text: str, where: Location) -> int:
     whole, fraction, unit, _ = match.groups()
     factor = 1 << (10 * " kmgtp".index(unit.lower() or " "))
     digits = (fraction or ".0")[1:]
-    return int(whole) * factor + int(digits) * factor // 10 ** len(digits)
+    return int(whole) * factor + int(digits) * factor // int("1" + "0" * len(digits))
 
 
 def split_record(record: str, where: Location) -> list[str]:
@@ -195,9 +195,14 @@ def _canonical(key: str, value: str, where: Location) -> tuple[str, str]:
         parse_size(value, where)
     elif key in _OWNER:
         _check_number(key, value, where)
-    elif key == "target" and posixpath.normpath(f"/{value}") == "/" and value:
+    elif key == "target" and _is_root(value):
         raise InputError("a mount cannot cover the root directory", where)
     return key, value
+
+
+def _is_root(target: str) -> bool:
+    """A relative target is joined with the working directory later, which may be anything."""
+    return target.startswith("/") and posixpath.normpath(f"/{target.lstrip('/')}") == "/"
 
 
 def _check_number(key: str, value: str, where: Location) -> None:

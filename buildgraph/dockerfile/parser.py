@@ -13,7 +13,9 @@ from buildgraph.dockerfile.flags import Flag, split_flags
 from buildgraph.dockerfile.heredoc import Marker, find_markers
 from buildgraph.dockerfile.instructions import Arg, Dockerfile, From, Instruction, StageText
 from buildgraph.dockerfile.lexer import LogicalLine, Source, decode
-from buildgraph.dockerfile.statements import KEYWORDS, Statement, build, json_strings
+from buildgraph.dockerfile.rules import REASONS
+from buildgraph.dockerfile.statement import Statement, json_strings
+from buildgraph.dockerfile.statements import KEYWORDS, build
 from buildgraph.dockerfile.wording import quote
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
 from buildgraph.limits import DOCKERFILE_ERRORS, STAGES
@@ -35,6 +37,7 @@ def parse(text: str | bytes, path: str) -> Dockerfile:
     with line, column and source line; the caps of `limits` hold.
     """
     lines = decode(text, path)
+    _refuse_other_frontends(lines, path)
     directives, first, errors = read_directives(lines, path)
     source = Source(lines, path, first, directives.escape)
     stages = _Stages(path)
@@ -61,7 +64,7 @@ def parse(text: str | bytes, path: str) -> Dockerfile:
                 "NoEmptyContinuation",
                 "Empty continuation line",
                 where,
-                "an empty line does not end a continued instruction, although it looks like it",
+                REASONS["NoEmptyContinuation"],
             )
             for where in source.blank_continuations
         ),
@@ -214,16 +217,20 @@ def _skip_heredocs(text: str, source: Source) -> None:
 
 
 def _unknown(statement: Statement) -> InputError:
-    path = statement.line.source.path
-    if statement.line.line == 1:
-        syntax = detect_syntax("\n".join(statement.line.source.lines))
-        if syntax is not None and not statement.line.source.lines[0].startswith("#"):
-            return InputError(
-                f"the file is written for the frontend {quote(syntax)}, not as a Dockerfile",
-                Location(path, 1),
-            )
     return InputError(
         f"unknown instruction {quote(statement.keyword)}",
         statement.where(),
         did_you_mean(statement.name[:60], KEYWORDS),
     )
+
+
+def _refuse_other_frontends(lines: list[str], path: str) -> None:
+    """Files in the forms that only upstream's syntax detection knows are no Dockerfiles."""
+    if not lines[0].startswith(("//", "{")):
+        return
+    syntax = detect_syntax("\n".join(lines))
+    if syntax is not None:
+        raise InputError(
+            f"the file is written for the frontend {quote(syntax)}, not as a Dockerfile",
+            Location(path, 1, 1, 0, lines[0].rstrip("\r")),
+        )

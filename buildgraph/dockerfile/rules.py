@@ -26,7 +26,8 @@ REASONS = MappingProxyType(
         "LegacyKeyValueFormat": "without `=` the rest of the line is the value, blanks included",
         "InvalidBaseImagePlatform": "a program of another platform does not run",
         "RedundantTargetPlatform": "the target platform is the default",
-        "SecretsUsedInArgOrEnv": "its value stays readable in the image; use RUN --mount=type=secret",
+        "SecretsUsedInArgOrEnv": "the value stays readable in the image, and RUN "
+        "--mount=type=secret does not leave it there",
         "InvalidDefaultArgInFrom": "a build without build arguments fails",
         "FromPlatformFlagConstDisallowed": "the stage ignores the platform that is asked for",
         "CopyIgnoredFile": "an ignored file is not in the build context",
