@@ -14,7 +14,7 @@ from typing import Final
 
 from buildgraph.boxfile import schema, values, yaml
 from buildgraph.boxfile.target import Target, Value, text_of
-from buildgraph.errors import InputError, Location, did_you_mean, raise_all
+from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.label import DEFAULT_NAME, Label, name_problem
 
 BOXFILE: Final = "Boxfile.yaml"
@@ -132,6 +132,8 @@ class _Loader:
         return True
 
     def _header(self, entry: yaml.Entry) -> Header:
+        if self.scope.package:
+            self.scope.error("'workspace' belongs to the root's Boxfile", entry.key.where)
         if isinstance(entry.value, yaml.Scalar) and entry.value.empty:
             return Header(entry.key.where)
         keys = values.Keys(
@@ -164,8 +166,8 @@ class _Loader:
                 message = f"{name!r} belongs to a target"
                 hint: str | None = f"move it below 'targets:', into a target such as {DEFAULT_NAME}"
             else:
-                message = f"a Boxfile has no key {name!r}"
-                hint = did_you_mean(name, _FILE_KEYS)
+                message = f"a Boxfile has no key {values.found(entry.key)}"
+                hint = self.scope.near(name, _FILE_KEYS)
             self.scope.error(message, entry.key.where, hint)
 
     def _all_targets(self, node: yaml.Node) -> None:
@@ -181,7 +183,9 @@ class _Loader:
             name = entry.key.text
             problem = "'@' starts a matrix suffix" if "@" in name else name_problem(name)
             if problem:
-                self.scope.error(f"{name!r} cannot name a target: {problem}", entry.key.where)
+                self.scope.error(
+                    f"{values.quoted(name)} cannot name a target: {problem}", entry.key.where
+                )
             if isinstance(entry.value, yaml.Mapping):
                 self._target(name, entry.key.where, list(entry.value.entries))
             elif isinstance(entry.value, yaml.Scalar) and entry.value.empty:
@@ -189,7 +193,8 @@ class _Loader:
             else:
                 words = values.found(entry.value)
                 self.scope.error(
-                    f"target {name!r}: expected a mapping, found {words}", entry.value.where
+                    f"target {values.quoted(name)}: expected a mapping, found {words}",
+                    entry.value.where,
                 )
 
     def _short_form(self, entries: list[yaml.Entry]) -> None:
@@ -200,8 +205,10 @@ class _Loader:
             self._target(DEFAULT_NAME, entries[0].key.where, entries, _FILE_KEYS)
             return
         for entry in entries:  # nothing here looks like a target: a misspelt key of the file
-            hint = did_you_mean(entry.key.text, sorted((*_FILE_KEYS, *own)))
-            self.scope.error(f"a Boxfile has no key {entry.key.text!r}", entry.key.where, hint)
+            hint = self.scope.near(entry.key.text, sorted((*_FILE_KEYS, *own)))
+            self.scope.error(
+                f"a Boxfile has no key {values.found(entry.key)}", entry.key.where, hint
+            )
 
     def _target(
         self,
@@ -227,9 +234,9 @@ class _Loader:
         if name in schema.LATER_RULES:
             self.scope.error(f"the rule {name!r} comes in a later version", where)
             return
-        near = did_you_mean(name, self._rules)
+        near = self.scope.near(name, self._rules)
         hint = near or "rules: " + ", ".join(sorted(self._rules))
-        self.scope.error(f"there is no rule {name!r}", where, hint)
+        self.scope.error(f"there is no rule {values.quoted(name)}", where, hint)
 
     def _add(
         self,

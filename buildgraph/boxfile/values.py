@@ -41,6 +41,8 @@ _NANOSECONDS: Final = {
     "h": 3_600_000_000_000,
 }
 _UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_HINTS: Final = 100
+_QUOTED: Final = 80
 _YES_AND_NO: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -54,6 +56,10 @@ class Scope:
     def error(self, message: str, where: Location, hint: str | None = None) -> None:
         """Note that something is wrong at `where`."""
         self.errors.append(InputError(message, where, hint))
+
+    def near(self, name: str, candidates: Iterable[str]) -> str | None:
+        """Return "did you mean", for as many errors as somebody may read: searching is slow."""
+        return did_you_mean(name, candidates) if len(self.errors) < _HINTS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +107,12 @@ def parse_fields(
 
 def _refuse_key(key: yaml.Scalar, keys: Keys, scope: Scope) -> None:
     if key.text in keys.later:
-        scope.error(f"{key.text!r} comes in a later version", key.where)
+        scope.error(f"{quoted(key.text)} comes in a later version", key.where)
         return
     candidates = [attribute.name for attribute in keys.attributes]
     candidates.extend((*keys.later, *keys.others))
-    hint = did_you_mean(key.text, candidates)
-    scope.error(f"{keys.what} has no key {key.text!r}", key.where, hint)
+    hint = scope.near(key.text, candidates)
+    scope.error(f"{keys.what} has no key {found(key)}", key.where, hint)
 
 
 def parse_value(node: yaml.Node, kind: schema.Type, name: str, scope: Scope) -> Value | None:
@@ -145,7 +151,7 @@ def _refuse_twice(values: list[Value], name: str, scope: Scope) -> None:
         before = first.setdefault(value.data, value)
         if before is not value:
             hint = f"first at {before.where}"
-            scope.error(f"{name}: {str(value.data)!r} is there twice", value.where, hint)
+            scope.error(f"{name}: {quoted(str(value.data))} is there twice", value.where, hint)
 
 
 def _map(node: yaml.Node, kind: schema.MapOf, name: str, scope: Scope) -> Value | None:
@@ -156,7 +162,7 @@ def _map(node: yaml.Node, kind: schema.MapOf, name: str, scope: Scope) -> Value 
     for entry in node.entries:
         key = entry.key
         if kind.key_pattern and not re.fullmatch(kind.key_pattern, key.text):
-            scope.error(f"{name}: {key.text!r} is not {kind.key_expected}", key.where)
+            scope.error(f"{name}: {quoted(key.text)} is not {kind.key_expected}", key.where)
         value = parse_value(entry.value, kind.value, f"{name}.{key.text}", scope)
         if value is not None:
             found[key.text] = Value(value.data, value.where, key.where)
@@ -206,7 +212,7 @@ def _parse(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> D
             return _duration(node, name, scope)
         case schema.Choice():
             if text not in kind.values:
-                _wrong(node, kind, name, scope, did_you_mean(text, kind.values))
+                _wrong(node, kind, name, scope, scope.near(text, kind.values))
             return text
         case schema.LabelRef():
             return parse_label(text, scope.package, node.where)
@@ -226,7 +232,7 @@ def _parse(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> D
 
 def _text(node: yaml.Scalar, kind: schema.Text, name: str, scope: Scope) -> str | Block:
     if kind.pattern and not re.fullmatch(kind.pattern, node.text):
-        scope.error(f"{name}: {node.text!r} is not {kind.expected}", node.where)
+        scope.error(f"{name}: {quoted(node.text)} is not {kind.expected}", node.where)
     elif not kind.multiline and "\n" in node.text:
         scope.error(
             f"{name}: one line is expected, found {node.text.count(chr(10)) + 1}", node.where
@@ -284,7 +290,9 @@ def _pattern(node: yaml.Scalar, scope: Scope) -> Data:
         pattern = parse_pattern(node.text, scope.package, node.where)
         if body.startswith(("//", ":")):
             return pattern
-        raise InputError(f"{node.text!r} is not a label", node.where, hint="labels start with '//'")
+        raise InputError(
+            f"{quoted(node.text)} is not a label", node.where, hint="labels start with '//'"
+        )
     # A bare word is a neighbour here, never a path: what it means must not hang on directories.
     if body in ("*", "all"):
         raise InputError(f"{body!r} is not a label", node.where, hint=f'write ":{body}"')
@@ -304,7 +312,7 @@ def _context(node: yaml.Scalar, name: str, scope: Scope) -> Data:
         return None
     if text.startswith(("target:", "service:")):
         hint = f'write ":{text.partition(":")[2]}"'
-        scope.error(f"{name}: {text!r} is a word of other tools", node.where, hint)
+        scope.error(f"{name}: {quoted(text)} is a word of other tools", node.where, hint)
         return None
     if not text.startswith(("//", ":")) and ("/" in text or text in (".", "..")):
         path = _path(node, schema.DirPath(), name, scope)
@@ -317,7 +325,7 @@ def _layout(node: yaml.Scalar, name: str, scope: Scope) -> LayoutContext | None:
     path = found["path"] if found else ""
     if found is None or not path or "@" in path or ":" in path:
         scope.error(
-            f"{name}: {node.text!r} is not an OCI layout",
+            f"{name}: {quoted(node.text)} is not an OCI layout",
             node.where,
             "write oci-layout://DIRECTORY[:TAG|@sha256:DIGEST]",
         )
@@ -328,7 +336,7 @@ def _layout(node: yaml.Scalar, name: str, scope: Scope) -> LayoutContext | None:
         )
     inside = join(scope.package, path)
     if inside is None:
-        scope.error(f"{name}: {path!r} leaves the workspace", node.where)
+        scope.error(f"{name}: {quoted(path)} leaves the workspace", node.where)
         return None
     return LayoutContext(inside, found["tag"], found["digest"])
 
@@ -342,11 +350,14 @@ def _path(
     if _SCHEME.match(text):
         problem = "remote files come in a later version"
     elif text.startswith(("/", "~")):
-        problem, hint = f"{text!r} is not relative", "write it relative to the Boxfile's directory"
+        problem, hint = (
+            f"{quoted(text)} is not relative",
+            "write it relative to the Boxfile's directory",
+        )
     elif path is None:
-        problem = f"{text!r} leaves the workspace"
+        problem = f"{quoted(text)} leaves the workspace"
     elif not text or (isinstance(kind, schema.FilePath) and (not path or text.endswith("/"))):
-        problem = f"{text!r} is not {_wanted(kind)}"
+        problem = f"{quoted(text)} is not {_wanted(kind)}"
     if problem is None:
         return path
     scope.error(f"{name}: {problem}", node.where, hint)
@@ -357,7 +368,7 @@ def _matching(
     node: yaml.Scalar, pattern: re.Pattern[str], kind: schema.Type, name: str, scope: Scope
 ) -> str:
     if not pattern.fullmatch(node.text):
-        scope.error(f"{name}: {node.text!r} is not {_wanted(kind)}", node.where)
+        scope.error(f"{name}: {quoted(node.text)} is not {_wanted(kind)}", node.where)
     return node.text
 
 
@@ -380,14 +391,18 @@ def _wrong(
     scope.error(f"{name}: expected {_wanted(kind)}, found {found(node)}", node.where, hint)
 
 
+def quoted(text: str) -> str:
+    """Return a text of the user's for a message, cut where nobody would read on."""
+    return repr(text if len(text) <= _QUOTED else text[: _QUOTED - 1] + "…")
+
+
 def found(node: yaml.Node) -> str:
     """Return words for what a node is."""
     match node:
         case yaml.Scalar():
             if node.empty:
                 return "nothing"
-            text = node.text if len(node.text) <= 40 else node.text[:39] + "…"
-            return repr(text)
+            return quoted(node.text)
         case yaml.Sequence():
             return "a list"
         case yaml.Mapping():

@@ -26,6 +26,11 @@ _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE: Final = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )
+_BY_PROBLEM: Final = (
+    ("found unexpected end of stream", "close the quote"),
+    ("mapping values are not allowed", "quote a text that has ': ' in it"),
+    ("block sequence entries", "start the list on its own line, or write [a, b]"),
+)
 _WORD: Final = re.compile(r"""[^\s,\]}"']+""")
 
 
@@ -347,6 +352,10 @@ def _syntax_error(error: MarkedYAMLError, source: Source) -> InputError:
     if opened is not None and not source.line(line)[column:].strip():
         # The text ended inside a quote or bracket: where that began says more than the end.
         line, column = opened.line, opened.column
+    while line and not source.line(line)[column:].strip():
+        line, column = line - 1, 0
+        if source.line(line).strip():
+            column = len(source.line(line).rstrip()) - 1  # the last thing that is written
     text = source.line(line)
     hint, end = _trap(problem, text, column)
     return InputError(f"not valid YAML: {problem}", source.at(line, column, end), hint)
@@ -360,20 +369,19 @@ def _trap(problem: str, line: str, column: int) -> tuple[str | None, int]:
     at = line[column : column + 1]
     word = _WORD.match(line, column)
     end = word.end() if word else 0
-    if problem.startswith("found unexpected end of stream"):
-        return "close the quote", 0
     if at == "\t":
         return "indent with spaces: YAML forbids tabs there", 0
-    if problem.startswith("mapping values are not allowed"):
-        return "quote a text that has ': ' in it", 0
-    if problem.startswith("block sequence entries"):
-        return "start the list on its own line, or write [a, b]", 0
+    for start, hint in _BY_PROBLEM:
+        if problem.startswith(start):
+            return hint, 0
     if at == ":" and word:
         return f'quote the label: "{word[0]}"', end
     if at in ("@", "`", "%") and word:
         return f'quote the text: "{word[0]}"', end
     if at == "{" and line[column - 1 : column] == "$":
         return "quote a text that has '{' in it", 0
+    if at in ("[", "{", ",") and not line[column + 1 :].strip():
+        return "close the bracket", 0
     if at == "[" and column and not line[column - 1].isspace():
         return "quote a label or text that has '[' in it", 0
     if problem.startswith("did not find expected ',' or"):

@@ -56,6 +56,27 @@ def show(error: InputError) -> list[str]:
     return shown
 
 
+def draw(error: InputError) -> str:
+    """Return errors as a compiler shows them, with the line and a caret."""
+    lines = []
+    for single in error.errors if isinstance(error, InputErrors) else (error,):
+        lines.append(f"error: {single.message}")
+        where = single.where
+        if where is not None:
+            width = max(1, where.end_column - where.column)
+            lines.append(f"  --> {where}")
+            lines.append(f"  | {where.text}")
+            lines.append(f"  | {' ' * (where.column - 1)}{'^' * width}")
+        if single.hint:
+            lines.append(f"  hint: {single.hint}")
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def drawn() -> Callable[[InputError], str]:
+    return draw
+
+
 @pytest.fixture
 def load() -> Load:
     return load_package
