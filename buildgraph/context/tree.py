@@ -5,7 +5,9 @@ is followed, so what is swapped for a link while we read is an error and never a
 A04). What is not a regular file is seen and never opened (A05). A file's digest is taken from the
 bytes of one descriptor, whose metadata is the same before and after as when the directory was
 read; `open` asks the same again, so that the bytes copied later are those that were hashed or
-there is an error (R34).
+there is an error (R34). Metadata do not show a write(2) that is still going on, because the
+kernel stamps a file when the call begins: a file younger than that can last is not told to the
+stat cache, and is hashed again when it is opened.
 
 Owners: a context's files belong to 0:0, because who checked them out says nothing. Permission
 bits stay as they are. Of the extended attributes `user.*` (but not overlayfs' own) and
@@ -44,6 +46,7 @@ _KINDS: Final = {
 _TYPE_BITS: Final = {kind: type_bits for type_bits, kind in _KINDS.items()}
 _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_YOUNG_NS: Final = 100_000_000  # no single write(2) to a file we also read lasts longer
 _BIG: Final = 256 << 10
 _PROBE: Final = 256  # files hashed first, to see whether their bytes come from the disk
 _DISK_THREADS: Final = 4
@@ -89,6 +92,7 @@ class ContextTree:
         self._seen: dict[str, _Listing] = {}  # of each directory read: with what is left out
         self._shown: dict[str, bool] = {}
         self._digests: dict[str, Digest] = {}
+        self._young: set[str] = set()  # hashed when it had just been written
         self._reader = Reader()
         try:
             self._root = Root.at(root)
@@ -205,8 +209,10 @@ class ContextTree:
                 for name, s in found
             ]
             return out
-        except FileNotFoundError as error:
-            raise changed(path or ".", "an entry went away") from error
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: readlink(2) of no link
+                raise changed(path or ".", "an entry was replaced or went away") from error
+            raise cannot_read(path, error) from error
         finally:
             os.close(fd)
 
@@ -250,6 +256,10 @@ class ContextTree:
         except OSError as error:
             raise cannot_read(path, error) from error
         try:
+            if path in self._young:
+                again = self._reader.hash(directory, name, path, stat)
+                if again != self._digests.get(path, again):
+                    raise changed(path, "it was still being written")
             return self._reader.open(directory, name, path, stat)
         finally:
             os.close(directory)
@@ -308,6 +318,8 @@ class ContextTree:
                 out[path] = known
         fresh = self._hash_missing(missing)
         for path, digest in fresh.items():
+            if path in self._young:
+                continue
             self._cache.put(f"{self.root}/{path}", self._file_stat(path), digest)
         self._digests.update(fresh)
         out.update(fresh)
@@ -349,6 +361,7 @@ class ContextTree:
         return out
 
     def _hash_into(self, paths: Sequence[str], out: dict[str, Digest]) -> None:
+        horizon = time.time_ns() - _YOUNG_NS
         for parent, names in _by_directory(paths):
             try:
                 directory = self._open_dir(parent)
@@ -357,7 +370,10 @@ class ContextTree:
             try:
                 entries = self._lists[parent]
                 for path, name in names:
-                    out[path] = self._reader.hash(directory, name, path, entries[name])
+                    stat = entries[name]
+                    out[path] = self._reader.hash(directory, name, path, stat)
+                    if stat.ctime_ns > horizon:
+                        self._young.add(path)
             finally:
                 os.close(directory)
 
