@@ -51,6 +51,7 @@ class Workspace:
         self._files = Files(self.root)
         self._packages: dict[str, Package] = {}
         self._failed: dict[str, InputError] = {}
+        self._path_problems: dict[Label, list[InputError]] = {}
         self._header = self._open_root()
 
     @classmethod
@@ -105,6 +106,13 @@ class Workspace:
             found = self._packages[path] = self._load(path, where)
         return found
 
+    def declare(self, path: str, text: str) -> None:
+        """Give the package in the directory `path` this Boxfile instead of the one it has.
+
+        For a target that is made up for one command. Raises InputError.
+        """
+        self._packages[path] = loader.load(text, path, self.rules, None)
+
     def discover(self, prefix: str = "") -> list[str]:
         """Return the paths of all packages in and below `prefix`, sorted by bytes.
 
@@ -155,13 +163,14 @@ class Workspace:
             raise InputError(f"no target is left of {texts!r}")
         return list(chosen)
 
-    def members(self, group: GroupTarget) -> list[Label]:
+    def members(self, group: Target | GroupTarget) -> list[Label]:
         """Return the targets of a group, as `expand` would, groups among them not opened.
 
         A pattern with wildcards never means a group: two groups of `//...` would contain each
         other. Raises InputError.
         """
-        return [label for label, _ in self._group_edges(group)]
+        view = group_target(group) if isinstance(group, Target) else group
+        return [label for label, _ in self._group_edges(view)]
 
     def closure(self, labels: Iterable[Label]) -> list[Target]:
         """Return these targets and all that they need, each after what it needs.
@@ -175,7 +184,8 @@ class Workspace:
         def lookup(label: Label, where: Location | None) -> Target | None:
             try:
                 target = self.target(label, where)
-                self._check_paths(target, problems)
+                for error in self._path_errors(target):
+                    problems.add(error)
             except InputError as error:
                 problems.add(error)
                 return None
@@ -350,10 +360,15 @@ class Workspace:
         problems.raise_all()
         return list(chosen.items())
 
-    def _check_paths(self, target: Target, problems: _Problems) -> None:
-        """Complain about paths of an image that are not there, as long as their place is known."""
-        if target.rule != "image":
-            return
+    def _path_errors(self, target: Target) -> list[InputError]:
+        """Return complaints about paths of an image that are not there, at their own places."""
+        known = self._path_problems.get(target.label)
+        if known is None:
+            known = [] if target.rule != "image" else self._check_paths(target)
+            self._path_problems[target.label] = known
+        return known
+
+    def _check_paths(self, target: Target) -> list[InputError]:
         image = image_target(target)
         wanted = [(image.context, image.context_where, "directory")]
         for context in image.contexts:
@@ -361,12 +376,14 @@ class Workspace:
                 wanted.append((context.ref.path, context.where, "directory"))
         if isinstance(image.dockerfile, DockerfileAt):
             wanted.append((image.dockerfile.path, image.dockerfile.where, "file"))
+        errors: list[InputError] = []
         for path, where, kind in wanted:
             there = self._files.kind(path)
             if there is None:
-                problems.add(InputError(f"there is no {kind} {path!r} in the workspace", where))
+                errors.append(InputError(f"there is no {kind} {path!r} in the workspace", where))
             elif there != kind:
-                problems.add(InputError(f"{path or '.'!r} is not a {kind}", where))
+                errors.append(InputError(f"{path or '.'!r} is not a {kind}", where))
+        return errors
 
 
 class _Problems:

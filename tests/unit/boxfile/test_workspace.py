@@ -167,6 +167,7 @@ def test_a_group_needs_its_members_and_never_means_groups_by_wildcard(write: Wri
     group = group_target(workspace.target(Label("", "everything")))
     expected = ["//app:image", "//app:debug", "//base:image", "//proto:gen"]
     assert texts(workspace.members(group)) == expected
+    assert texts(workspace.members(workspace.target(group.label))) == expected
     order = [str(target.label) for target in workspace.closure([group.label])]
     assert sorted(order) == sorted([*expected, "//:everything"])
     assert order[-1] == "//:everything"
