@@ -2,23 +2,21 @@
 
 Three generations, all single-threaded, all forks of one interpreter started with `-I -S`:
 
-    zygote   one a build: makes the private mount namespace, the user namespace of the containers
+    zygote   one a builder: makes the private mount namespace, the user namespace of the containers
              and the shifted view of the store, then forks a slot whenever the host asks for one
     slot     runs one container at a time; its control group and isolated network namespace serve
              one container after another, so that none of them is made or removed in a step
     init     process 1 of a container (step.py)
 
-Each generation ends when its socket closes, so nothing outlives a killed builder. Messages are
-`marshal` values: both ends are the same interpreter. Standard library and buildgraph.kernel alone.
+Each generation ends when its socket closes, so nothing outlives a killed builder. Standard library
+and buildgraph.kernel alone.
 """
 
 from __future__ import annotations
 
 import _socket
-import array
 import fcntl
 import gc
-import marshal
 import os
 import select
 import signal
@@ -28,39 +26,14 @@ from typing import Any, Final, NoReturn
 from buildgraph import kernel as k
 from buildgraph.sandbox.rootfs import RootBuilder
 from buildgraph.sandbox.step import Init
+from buildgraph.sandbox.wire import receive, send
 
 _NAMESPACES: Final = (
     k.CLONE_NEWNS | k.CLONE_NEWPID | k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWCGROUP
 )
-_MESSAGE: Final = 1 << 16  # longer ones travel as a memory file
-_FDS: Final = 8
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
-
-
-def _receive(sock: _socket.socket) -> tuple[Any, list[int]]:
-    """Return the next message and its fds; (None, []) when the other end is gone."""
-    space = _socket.CMSG_SPACE(_FDS * 4)
-    data, ancillary, _, _ = sock.recvmsg(_MESSAGE, space, _socket.MSG_CMSG_CLOEXEC)
-    fds = array.array("i")
-    for level, kind, raw in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-    if not data:
-        return None, []
-    message = marshal.loads(data)
-    if message == "file":
-        with open(fds.pop(0), "rb") as file:
-            message = marshal.load(file)
-    return message, list(fds)
-
-
-def _send(sock: _socket.socket, message: object, fds: tuple[int, ...] = ()) -> None:
-    ancillary = []
-    if fds:
-        ancillary.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds)))
-    sock.sendmsg([marshal.dumps(message)], ancillary)
 
 
 # -- zygote ------------------------------------------------------------------------------------
@@ -103,18 +76,40 @@ class Zygote:
         self.base = base
 
     def serve(self, sock: _socket.socket) -> NoReturn:
-        """Fork a slot for each socket that arrives, until the host is gone."""
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        _send(sock, {"userns": self.userns >= 0, "base": self.base, "warnings": self.warnings})
+        """Fork a slot for each socket that arrives, until the host is gone.
+
+        A message without a socket asks for a network namespace, to be given a way out.
+        """
+        send(
+            sock,
+            {
+                "userns": self.userns >= 0,
+                "base": self.base,
+                "warnings": self.warnings,
+                "legacy_overlay": not _new_overlay_options(),
+            },
+        )
         while True:
-            message, fds = _receive(sock)
+            message, fds = receive(sock)
             if message is None:
                 os._exit(0)
+            if not fds:
+                self._send_netns(sock)
+                continue
             if os.fork() == 0:
                 sock.close()
                 Slot(self, _socket.socket(fileno=fds[0]), message).serve()
-            for fd in fds:
-                os.close(fd)
+            os.close(fds[0])
+
+    def _send_netns(self, sock: _socket.socket) -> None:
+        try:
+            netns = new_netns(self.userns)
+        except OSError as error:
+            send(sock, {"error": str(error)})
+            return
+        fds = (netns,) if self.userns < 0 else (netns, self.userns)
+        send(sock, {}, fds)
+        os.close(netns)
 
 
 def _new_userns(uids: str, gids: str, setgroups: bool) -> int:
@@ -138,6 +133,20 @@ def _new_userns(uids: str, gids: str, setgroups: bool) -> int:
         os.waitpid(pid, 0)
 
 
+def _new_overlay_options() -> bool:
+    """Say whether overlayfs takes layers one by one (`lowerdir+`, since 6.5)."""
+    fd = -1
+    try:
+        fd = k.fsopen("overlay")
+        k.fsconfig(fd, "lowerdir+", "/")
+        return True
+    except OSError:
+        return False
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
 def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY)
     try:
@@ -153,7 +162,6 @@ class Slot:
     """Runs one container at a time for one thread of the host."""
 
     def __init__(self, zygote: Zygote, sock: _socket.socket, config: dict[str, Any]):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.zygote = zygote
         self.sock = sock
         for path in config["join"]:
@@ -167,13 +175,13 @@ class Slot:
     def serve(self) -> NoReturn:
         """Run what is asked until the host is gone."""
         while True:
-            plan, fds = _receive(self.sock)
+            plan, fds = receive(self.sock)
             if plan is None:
                 os._exit(0)
             try:
                 self._run(plan, fds)
             except OSError as error:
-                _send(self.sock, ("done", f"error starting the sandbox: {error}"))
+                send(self.sock, ("done", f"error starting the sandbox: {error}"))
 
     def _run(self, plan: dict[str, Any], fds: list[int]) -> None:
         status_reader, status_writer = os.pipe()
@@ -194,12 +202,12 @@ class Slot:
             for fd in fds:
                 os.close(fd)
         try:
-            _send(self.sock, ("started", pid), (pidfd,))
+            send(self.sock, ("started", pid), (pidfd,))
             line = self._wait(pid, pidfd, status_reader)
         finally:
             os.close(status_reader)
             os.close(pidfd)
-        _send(self.sock, ("done", line))
+        send(self.sock, ("done", line))
 
     def _wait(self, pid: int, pidfd: int, status: int) -> str:
         """Return the status line once every process of the container is gone."""
@@ -219,7 +227,7 @@ class Slot:
         return "error the sandbox ended without a word"
 
     def _own_netns(self, kind: str) -> int:
-        """Return this slot's isolated network namespace, made at its first use; -1 for the host's."""
+        """Return this slot's isolated network namespace, made at its first use; -1 = the host's."""
         if kind == "host":
             return -1
         if self.isolated < 0:
@@ -270,12 +278,12 @@ def main(fd: int) -> NoReturn:
     # The terminal's Ctrl-C is for the builder, which then ends the steps in order.
     os.setsid()
     gc.disable()
-    config, _ = _receive(sock)
+    config, _ = receive(sock)
     if config is None:
         os._exit(0)
     try:
         zygote = Zygote(config)
     except OSError as error:
-        _send(sock, {"error": str(error)})
+        send(sock, {"error": str(error)})
         os._exit(1)
     zygote.serve(sock)

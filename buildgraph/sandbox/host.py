@@ -2,99 +2,73 @@
 
 `SandboxHost` owns the zygote process and lends each running container one of its slots. Everything
 it makes ends with it: processes by closed sockets, mounts and network namespaces with the
-processes that hold them, control groups by `cgroup`.
+processes that hold them, control groups by `cgroup`, ways out by `network`.
 """
 
 from __future__ import annotations
 
-import array
-import marshal
 import os
-import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from buildgraph.errors import HostError
-from buildgraph.sandbox.seccomp import compile_filter
-from buildgraph.sandbox.spec import Bind, FileMount, OverlayMount, SandboxSpec, Tmpfs
+from buildgraph.errors import BuildgraphError, HostError
+from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
+from buildgraph.sandbox.network import NetworkPool, resolv_conf
+from buildgraph.sandbox.plan import ID_BASE, Machine, ids_of_this_process, make_plan
+from buildgraph.sandbox.running import ExitStatus, Output, Running
+from buildgraph.sandbox.spec import SandboxSpec
+from buildgraph.sandbox.wire import receive, send
 
-MAX_LAYERS: Final = 748  # 249 + an overlay of 499: what two levels of overlayfs can stack
+__all__ = ["MAX_LAYERS", "ExitStatus", "Output", "SandboxHost"]
 
-_MESSAGE: Final = 1 << 16
-_GRACE: Final = 10.0  # seconds between TERM and KILL
-_TICK: Final = 0.1  # how long a cancel may go unseen
-_MNT_DEFAULT_BASE: Final = 0x60000000
-_MAPPED: Final = 65_536
-_SELF_OVERFLOW: Final = 4_294_967_295
+MAX_LAYERS: Final = 740  # what two stacked overlays hold, less a few of our own
+
+_MEMORY_SHARE: Final = 0.8  # of the machine's memory, where a spec names no limit
 
 
 @dataclass(frozen=True, slots=True)
-class ExitStatus:
-    """How a container ended. `signal` is 0 unless its main process was killed by one."""
-
-    code: int  # as a shell counts: 128 + signal for a killed process
-    signal: int = 0
-    oom: bool = False
-    timed_out: bool = False
-    cancelled: bool = False
-    pids_limit: bool = False
-    log_truncated: bool = False
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """True for exit code 0 and no limit that cut the run short."""
-        return self.code == 0 and not (self.timed_out or self.cancelled)
-
-
-Output = Callable[[bytes], None]
-
-
 class _Slot:
-    """One end of a slot's socket."""
+    """One end of a slot's socket, and its control groups."""
 
-    __slots__ = ("sock",)
-
-    def __init__(self, sock: socket.socket):
-        self.sock = sock
+    sock: socket.socket
+    group: SlotGroup
 
 
 class SandboxHost:
     """Runs containers over one store; a context manager, used by many threads at once.
 
-    `store_root` is the directory that holds every layer. Nothing is started before the first
-    `run`. On leaving the context every process is dead.
+    `store_root` is the directory that holds every layer, upper and work. Nothing is started
+    before the first `run` or `prepare`. On leaving the context nothing is left.
     """
 
-    def __init__(
-        self,
-        store_root: Path | str,
-        *,
-        jobs: int = 0,
-        id_base: int = _MNT_DEFAULT_BASE,
-    ):
+    def __init__(self, store_root: Path | str, *, jobs: int = 0, id_base: int = ID_BASE):
         self.store = os.path.realpath(store_root)
         self.jobs = jobs or os.cpu_count() or 1
-        self.id_base = id_base
-        self.warnings: tuple[str, ...] = ()
-        self._lock = threading.Lock()
+        self._ids = ids_of_this_process(id_base)
+        self._machine = Machine(False, 0, False)
+        self._warnings: list[str] = []
+        self._lock = threading.Lock()  # slots and the zygote's socket
         self._start_lock = threading.Lock()
         self._free: list[_Slot] = []
         self._all: list[_Slot] = []
+        self._groups = ControlGroups()
+        self._network = NetworkPool(self._new_netns, root=self._ids.root)
         self._zygote: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
-        self._userns = False
-        self._base = 0
-        self._ids = _Ids.of_this_process(id_base)
+        self._preparing: threading.Thread | None = None
+        self._closed = False
+        self.memory = int(_host_memory() * _MEMORY_SHARE)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say in words what is weaker here than it should be; complete after the first run."""
+        return (*self._warnings, *self._groups.warnings)
 
     def __enter__(self) -> SandboxHost:
         return self
@@ -107,9 +81,29 @@ class SandboxHost:
     ) -> None:
         self.close()
 
+    def prepare(self, *, network: bool = False) -> None:
+        """Begin, in the background, what the first steps would wait for. Never raises."""
+
+        def work() -> None:
+            try:
+                if network:
+                    self._network.start()
+                self._ensure_started()
+                for _ in range(self.jobs - len(self._all)):
+                    self._give(self._new_slot())
+            except (BuildgraphError, OSError):
+                pass  # the first run meets it again and has somebody to tell
+
+        self._preparing = threading.Thread(target=work, name="sandbox-prepare", daemon=True)
+        self._preparing.start()
+
     def close(self) -> None:
-        """End every process. Idempotent; no `run` may be under way."""
+        """End and remove everything. Idempotent; no `run` may be under way."""
+        if self._preparing is not None:
+            self._preparing.join()
+            self._preparing = None
         with self._start_lock, self._lock:
+            self._closed = True
             for slot in self._all:
                 slot.sock.close()
             self._all.clear()
@@ -120,6 +114,8 @@ class SandboxHost:
             if self._zygote is not None:
                 self._zygote.wait()
                 self._zygote = None
+            self._network.close()
+            self._groups.close()
 
     # -- running -------------------------------------------------------------------------------
 
@@ -139,83 +135,70 @@ class SandboxHost:
         `netns` the fd of a network namespace to join instead of the spec's. Raises HostError
         where the sandbox itself could not be made.
         """
-        started = time.monotonic()
-        plan = self._plan(spec, stdin is not None, netns)
+        self._check_ids(spec)
+        self._ensure_started()
+        borrowed = self._network.take() if netns is None and spec.network == "default" else None
+        try:
+            joined = borrowed if netns is None else netns
+            plan = make_plan(
+                spec,
+                self._ids,
+                self._machine,
+                dns=_dns(spec),
+                stdin=stdin is not None and not spec.tty,
+                netns=spec.network if joined is None else "fd",
+            )
+            return self._run(spec, plan, output, cancel, stdin, joined)
+        finally:
+            if borrowed is not None:
+                self._network.give_back(borrowed)
+
+    def _run(
+        self,
+        spec: SandboxSpec,
+        plan: dict[str, Any],
+        output: Output,
+        cancel: threading.Event | None,
+        stdin: int | None,
+        netns: int | None,
+    ) -> ExitStatus:
         slot = self._take()
         healthy = False
         try:
-            status = _Run(slot.sock, spec, output, cancel).run(plan, stdin, netns, started)
+            try:
+                slot.group.apply(spec.limits, spec.limits.memory or self.memory)
+            except OSError as error:
+                raise HostError(f"the limits of the step cannot be set: {error}") from error
+            running = Running(slot.sock, spec.limits, output, cancel, stdin)
+            try:
+                status = running.run(plan, netns)
+            except HostError:
+                healthy = running.answered
+                raise
             healthy = True
-            return status
+            oom, pids = slot.group.events()
+            return replace(status, oom=oom, pids_limit=pids)
         finally:
             if healthy:
-                with self._lock:
-                    self._free.append(slot)
+                self._give(slot)
             else:
-                with self._lock:
-                    self._all.remove(slot)
-                slot.sock.close()
+                self._drop(slot)
 
-    def _plan(self, spec: SandboxSpec, stdin: bool, netns: int | None) -> dict[str, Any]:
-        self._ensure_started()
-        kind = "fd" if netns is not None else spec.network
-        limits = spec.limits
-        mask = spec.capability_mask
-        machine = os.uname().machine
-        soft, hard = limits.nofile
-        return {
-            "lowers": list(spec.lowers),
-            "upper": spec.upper,
-            "work": spec.work,
-            "args": list(spec.args),
-            "env": dict(spec.env),
-            "cwd": spec.cwd,
-            "uid": spec.uid,
-            "gid": spec.gid,
-            "groups": list(spec.groups),
-            "setgroups": self._ids.setgroups,
-            "hostname": spec.hostname,
-            "mounts": [_mount(mount) for mount in spec.mounts],
-            "files": self._files(spec),
-            "netns": kind,
-            "sysfs": True,
-            "stdin": stdin,
-            "capabilities": mask,
-            "filter": compile_filter(machine, mask) if spec.seccomp else b"",
-            "no_new_privs": spec.no_new_privs,
-            "read_only_root": spec.read_only_root or spec.upper is None,
-            "masked": list(spec.masked),
-            "readonly": list(spec.readonly),
-            "rlimits": [
-                ("RLIMIT_NOFILE", soft, hard),
-                ("RLIMIT_CORE", limits.core, limits.core),
-            ],
-            "shm": limits.shm,
-            "mknod": self._ids.mknod,
-            "tty_gid": self._ids.tty_gid(self._base),
-            "userxattr": self._ids.userxattr,
-            "legacy_overlay": False,
-        }
-
-    def _files(self, spec: SandboxSpec) -> list[tuple[str, bytes, int, int, int]]:
-        own = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{spec.hostname}\n"
-        hosts = own + "".join(f"{line}\n" for line in spec.hosts)
-        dns = "".join(f"{line}\n" for line in spec.dns)
-        if not spec.dns and spec.network == "host":
-            dns = _read_text("/etc/resolv.conf")
-        texts = (
-            ("/etc/resolv.conf", dns),
-            ("/etc/hosts", hosts),
-            ("/etc/hostname", f"{spec.hostname}\n"),
-        )
-        taken = {os.path.normpath(mount.target) for mount in spec.mounts}
-        return [(path, text.encode(), 0o644, 0, 0) for path, text in texts if path not in taken]
+    def _check_ids(self, spec: SandboxSpec) -> None:
+        """Refuse ids that no container has here, before the kernel does so without a word."""
+        if not self._ids.has(uid=spec.uid) or not self._ids.has(gid=spec.gid):
+            hint = None
+            if not self._ids.root:
+                hint = "give your user a range in /etc/subuid and /etc/subgid (`buildgraph doctor`)"
+            raise HostError(f"user {spec.uid}:{spec.gid} does not exist in the sandbox", hint=hint)
 
     # -- processes -------------------------------------------------------------------------------
 
     def _ensure_started(self) -> None:
         with self._start_lock:
-            if self._zygote is None:
+            if self._closed:
+                raise HostError("the sandbox host is closed")
+            if self._sock is None:
                 self._start()
 
     def _start(self) -> None:
@@ -225,7 +208,7 @@ class SandboxHost:
             f"import sys; sys.path.insert(0, {package!r}); "
             f"from buildgraph.sandbox.entry import main; main({theirs.fileno()})"
         )
-        self._zygote = subprocess.Popen(
+        zygote = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
@@ -233,243 +216,77 @@ class SandboxHost:
             cwd="/",
         )
         theirs.close()
-        self._sock = ours
+        self._groups.open()
         scratch = os.path.join(self.store, "sandbox")
         os.makedirs(scratch, 0o700, exist_ok=True)
-        config = {"store": self.store, "scratch": scratch, "userns": self._ids.userns()}
-        _send(ours, config)
-        hello, _ = _receive(ours)
+        send(ours, {"store": self.store, "scratch": scratch, "userns": self._ids.userns()})
+        hello, _ = receive(ours)
         if hello is None or "error" in hello:
-            reason = hello["error"] if hello else "it ended at once"
+            ours.close()
+            zygote.wait()
+            reason = hello["error"] if hello else "its process ended at once"
             raise HostError(
                 f"the sandbox cannot be made here: {reason}",
                 hint="`buildgraph doctor` says what this machine lacks",
             )
-        self._userns = hello["userns"]
-        self._base = hello["base"]
-        self.warnings = tuple(hello["warnings"])
+        self._machine = Machine(hello["userns"], hello["base"], hello["legacy_overlay"])
+        self._warnings += hello["warnings"]
+        self._zygote = zygote
+        self._sock = ours
 
     def _take(self) -> _Slot:
         with self._lock:
             if self._free:
                 return self._free.pop()
-            sock = self._sock
-            if sock is None:
+        return self._new_slot()
+
+    def _new_slot(self) -> _Slot:
+        with self._lock:
+            if self._sock is None:
                 raise HostError("the sandbox host is closed")
+            group = self._groups.new_slot()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            _send(sock, {"join": [], "cgroup": ""}, (theirs.fileno(),))
+            config = {"join": list(group.join), "cgroup": group.into}
+            send(self._sock, config, (theirs.fileno(),))
             theirs.close()
-            slot = _Slot(ours)
+            slot = _Slot(ours, group)
             self._all.append(slot)
             return slot
 
+    def _give(self, slot: _Slot) -> None:
+        with self._lock:
+            self._free.append(slot)
 
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    """Which ids the containers of this process may have.
+    def _drop(self, slot: _Slot) -> None:
+        with self._lock:
+            if slot in self._all:
+                self._all.remove(slot)
+        slot.sock.close()
 
-    `base` is 0 where the ids inside are those of this process's own user namespace.
-    """
-
-    base: int
-    uids: str
-    gids: str
-    setgroups: bool
-    mknod: bool
-    userxattr: bool
-    count: int
-
-    @staticmethod
-    def of_this_process(base: int) -> _Ids:
-        """Decide by the id map of this process: the initial namespace maps everything."""
-        uids = _id_map("/proc/self/uid_map")
-        if uids == [(0, 0, _SELF_OVERFLOW)]:
-            line = f"0 {base} {_MAPPED}"
-            return _Ids(base, line, line, True, True, False, _MAPPED)
-        gids = _id_map("/proc/self/gid_map")
-        setgroups = _read_text("/proc/self/setgroups").strip() == "allow"
-        same = [
-            "\n".join(f"{first} {first} {count}" for first, _, count in ids) for ids in (uids, gids)
-        ]
-        count = max(first + count for first, _, count in uids)
-        return _Ids(0, same[0], same[1], setgroups, False, True, count)
-
-    def userns(self) -> dict[str, Any]:
-        return {
-            "base": self.base,
-            "uids": self.uids,
-            "gids": self.gids,
-            "setgroups": self.setgroups,
-        }
-
-    def tty_gid(self, base: int) -> int | None:
-        return base + 5 if self.count > 5 else None
+    def _new_netns(self) -> list[int]:
+        with self._lock:
+            if self._sock is None:
+                raise HostError("the sandbox host is closed")
+            send(self._sock, {})
+            answer, fds = receive(self._sock)
+        if answer is None or "error" in answer:
+            reason = answer["error"] if answer else "the sandbox process died"
+            raise HostError(f"no network namespace: {reason}")
+        return fds
 
 
-def _id_map(path: str) -> list[tuple[int, int, int]]:
-    rows = [line.split() for line in _read_text(path).splitlines()]
-    return [(int(row[0]), int(row[1]), int(row[2])) for row in rows]
-
-
-def _read_text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
+def _dns(spec: SandboxSpec) -> str:
+    if spec.dns:
+        return "".join(f"{line}\n" for line in spec.dns)
+    if spec.network == "none":
         return ""
-
-
-def _mount(mount: Bind | Tmpfs | OverlayMount | FileMount) -> tuple[Any, ...]:
-    match mount:
-        case Bind(source, target, read_only):
-            return ("bind", target, os.path.realpath(source), read_only)
-        case Tmpfs(target, size, mode):
-            return ("tmpfs", target, size, mode)
-        case OverlayMount(lowers, target):
-            return ("overlay", target, list(lowers))
-        case FileMount(target, content, mode, uid, gid):
-            return ("file", target, content, mode, uid, gid)
-
-
-def _send(sock: socket.socket, message: object, fds: tuple[int, ...] = ()) -> None:
-    data = marshal.dumps(message)
-    if len(data) < _MESSAGE:
-        _send_raw(sock, data, fds)
-        return
-    fd = os.memfd_create("request", os.MFD_CLOEXEC)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        _send_raw(sock, marshal.dumps("file"), (fd, *fds))
-    finally:
-        os.close(fd)
-
-
-def _send_raw(sock: socket.socket, data: bytes, fds: tuple[int, ...]) -> None:
-    ancillary = []
-    if fds:
-        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)))
-    sock.sendmsg([data], ancillary)
-
-
-def _receive(sock: socket.socket) -> tuple[Any, list[int]]:
-    data, fds, _, _ = socket.recv_fds(sock, _MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
-    return (marshal.loads(data) if data else None), fds
-
-
-class _Run:
-    """One container from request to result, in the thread that wants it."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        spec: SandboxSpec,
-        output: Output,
-        cancel: threading.Event | None,
-    ):
-        self.sock = sock
-        self.spec = spec
-        self.output = output
-        self.cancel = cancel
-        self.pidfd = -1
-        self.written = 0
-        self.truncated = False
-        self.stopping: Literal["", "timeout", "cancel"] = ""
-        self.kill_at: float | None = None
-
-    def run(
-        self, plan: dict[str, Any], stdin: int | None, netns: int | None, started: float
-    ) -> ExitStatus:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, True)
-        fds = [writer, *(fd for fd in (stdin, netns) if fd is not None)]
+    if spec.network == "host":
         try:
-            try:
-                _send(self.sock, plan, tuple(fds))
-            finally:
-                os.close(writer)
-            line = self._follow(reader, started)
-            self._drain(reader)
-        finally:
-            os.close(reader)
-            if self.pidfd >= 0:
-                os.close(self.pidfd)
-        return self._status(line, time.monotonic() - started)
+            return Path("/etc/resolv.conf").read_text(errors="replace")
+        except OSError:
+            return ""
+    return resolv_conf()
 
-    def _follow(self, reader: int, started: float) -> str:
-        """Pass on output until the container is gone; return its status line."""
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        poll.register(self.sock, select.POLLIN)
-        sock_fd = self.sock.fileno()
-        while True:
-            self._watch(started)
-            for fd, _ in poll.poll(_TICK * 1000):
-                if fd == sock_fd:
-                    message, fds = _receive(self.sock)
-                    if message is None:
-                        raise HostError("the sandbox process died")
-                    if message[0] == "done":
-                        return str(message[1])
-                    self.pidfd = fds[0]
-                elif not self._read(reader):
-                    poll.unregister(reader)
 
-    def _watch(self, started: float) -> None:
-        """Begin or go on with ending the container, where it is time to."""
-        if self.pidfd < 0:
-            return
-        now = time.monotonic()
-        limit = self.spec.limits.timeout
-        if self.cancel is not None and self.cancel.is_set():
-            if self.stopping != "cancel":
-                self.stopping = "cancel"
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        elif not self.stopping and limit is not None and now - started > limit:
-            self.stopping = "timeout"
-            self.kill_at = now + _GRACE
-            signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
-        elif self.kill_at is not None and now > self.kill_at:
-            self.kill_at = None
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    def _read(self, reader: int) -> bool:
-        """Pass on one piece; False at the end of the output."""
-        try:
-            data = os.read(reader, 1 << 16)
-        except BlockingIOError:
-            return True
-        if not data:
-            return False
-        room = self.spec.limits.log - self.written
-        if len(data) > room:
-            self.truncated = True
-            data = data[: max(room, 0)]
-        if data:
-            self.written += len(data)
-            self.output(data)
-        return True
-
-    def _drain(self, reader: int) -> None:
-        """Pass on what is left: nobody writes any more, so this ends."""
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        while poll.poll(0) and self._read(reader):
-            pass
-
-    def _status(self, line: str, seconds: float) -> ExitStatus:
-        word, _, rest = line.partition(" ")
-        if word == "error" and not self.stopping:
-            raise HostError(f"the sandbox could not be started: {rest}")
-        number = int(rest) if word == "signal" else 0
-        code = int(rest) if word == "exit" else 128 + (number or signal.SIGKILL)
-        return ExitStatus(
-            code,
-            number,
-            timed_out=self.stopping == "timeout",
-            cancelled=self.stopping == "cancel",
-            log_truncated=self.truncated,
-            seconds=seconds,
-        )
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

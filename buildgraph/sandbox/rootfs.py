@@ -83,8 +83,7 @@ class RootBuilder:
         places = self._overlay_with_targets(targets)
         self._attach_dev(places["/dev"])
         self._attach_proc(places["/proc"])
-        if plan["sysfs"]:
-            self._attach_sys(places["/sys"])
+        self._attach_sys(places["/sys"])
         for index, (target, content, mode, uid, gid) in enumerate(plan["files"]):
             self.doing = f"mounting the file {target}"
             self._attach_file(f"files/{index}", content, mode, uid, gid, places[target])
@@ -102,9 +101,7 @@ class RootBuilder:
         os.chdir("/")
 
     def _targets(self, sources: list[int]) -> list[tuple[str, bool]]:
-        targets = [("/dev", True), ("/proc", True)]
-        if self.plan["sysfs"]:
-            targets.append(("/sys", True))
+        targets = [("/dev", True), ("/proc", True), ("/sys", True)]
         targets += [(file[0], False) for file in self.plan["files"]]
         for mount, source in zip(self.plan["mounts"], sources, strict=True):
             is_dir = stat.S_ISDIR(os.fstat(source).st_mode) if source >= 0 else mount[0] != "file"

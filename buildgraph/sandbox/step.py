@@ -9,15 +9,18 @@ Standard library and buildgraph.kernel alone.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
 import resource
 import signal
+import struct
 from typing import Any, Final, NoReturn
 
 from buildgraph import kernel as k
 from buildgraph.sandbox.rootfs import Refused, RootBuilder
+from buildgraph.sandbox.wire import send
 
 _FORWARDED: Final = (
     signal.SIGTERM,
@@ -30,12 +33,20 @@ _FORWARDED: Final = (
 )
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STATUS_FD: Final = 3
+_OOM_FD: Final = 4
+_OOM_SCORE: Final = 500  # of 1000: the kernel takes a step before it takes the builder
+
+# asm-generic/ioctls.h
+_TIOCGPTN: Final = 0x80045430
+_TIOCSPTLCK: Final = 0x40045431
+_TIOCGPTPEER: Final = 0x5441
 
 
 class Init:
     """Process 1 of a container; `run` never returns.
 
-    `stdin` is -1 for /dev/null. `status` gets one line: `exit N`, `signal N`, or `error TEXT`.
+    `stdin` is -1 for /dev/null. `output` is a pipe, or for a container with a terminal a socket
+    that gets the terminal's other end. `status` gets one line: `exit N`, `signal N`, `error TEXT`.
     """
 
     def __init__(
@@ -47,6 +58,7 @@ class Init:
         self.output = output
         self.status = status
         self.main = 0
+        self.terminal = ""
 
     def run(self, netns: int) -> NoReturn:
         """Become the container. `netns` is the network namespace to join, -1 = stay."""
@@ -87,23 +99,45 @@ class Init:
             # No room or no keys in this kernel: keyctl(2) is not on the list of calls anyway.
             if error.errno not in (errno.EDQUOT, errno.ENOSYS, errno.EPERM):
                 raise
+        # Opened while we may: afterwards the file belongs to the namespace above.
+        oom = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         if builder.userns >= 0:
             builder.doing = "entering the user namespace"
             k.setns(builder.userns, k.CLONE_NEWUSER)
         builder.doing = "opening /dev/null"
-        stdin = self.stdin if self.stdin >= 0 else os.open("/dev/null", os.O_RDONLY)
+        if plan["tty"]:
+            stdin = output = self._open_terminal()
+        else:
+            stdin = self.stdin if self.stdin >= 0 else os.open("/dev/null", os.O_RDONLY)
+            output = self.output
         # All of them first above the numbers that are overwritten next.
-        stdin, output, status = (
-            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (stdin, self.output, self.status)
+        stdin, output, status, oom = (
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (stdin, output, self.status, oom)
         )
         os.dup2(stdin, 0, inheritable=True)
         os.dup2(output, 1, inheritable=True)
         os.dup2(output, 2, inheritable=True)
         self.status = os.dup2(status, _STATUS_FD, inheritable=False)
-        k.close_from(_STATUS_FD + 1)
+        os.dup2(oom, _OOM_FD, inheritable=False)
+        k.close_from(_OOM_FD + 1)
         builder.doing = f"entering the working directory {plan['cwd']}"
         self._enter(plan["cwd"])
         os.umask(0o022)
+
+    def _open_terminal(self) -> int:
+        """Make a terminal in the container's own devpts and send its other end to the host."""
+        flags = os.O_RDWR | os.O_NOCTTY
+        master = os.open("/dev/pts/ptmx", flags)
+        fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+        number = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, b"\0" * 4))[0]
+        self.terminal = f"/dev/pts/{number}"
+        end = fcntl.ioctl(master, _TIOCGPTPEER, flags)
+        os.fchown(end, self.plan["uid"], -1)
+        sock = _socket.socket(fileno=self.output)
+        send(sock, "terminal", (master,))
+        sock.close()
+        os.close(master)
+        return end
 
     def _enter(self, cwd: str) -> None:
         root = os.open("/", os.O_PATH)
@@ -147,14 +181,17 @@ class Init:
         args, env = self.plan["args"], self.plan["env"]
         try:
             program = _find(args[0], env)
+            os.pwrite(_OOM_FD, str(_OOM_SCORE).encode(), 0)
             self.main = os.posix_spawn(
                 program,
                 args,
                 env,
+                file_actions=self._terminal_actions(),
                 setsid=True,
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD),
             )
+            os.pwrite(_OOM_FD, b"0", 0)
         except OSError as error:
             return self._not_started(args[0], error)
         while True:
@@ -164,6 +201,13 @@ class Init:
         if os.WIFSIGNALED(status):
             return f"signal {os.WTERMSIG(status)}"
         return f"exit {os.WEXITSTATUS(status)}"
+
+    def _terminal_actions(self) -> list[tuple[Any, ...]]:
+        """The first terminal a session's leader opens becomes the session's own, tty(4)."""
+        if not self.terminal:
+            return []
+        opened = (os.POSIX_SPAWN_OPEN, 0, self.terminal, os.O_RDWR, 0)
+        return [opened, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
 
     def _forward(self, number: int, _frame: object) -> None:
         if self.main:

@@ -1,0 +1,422 @@
+"""Knows how a network namespace gets a way out; must not know what runs in it.
+
+A process of its own beside the builder, because importing pyroute2 takes longer than many steps:
+it does so while the first layers are being made. It owns everything it makes: the filter table
+goes with its socket, the interfaces go with the namespaces, pasta and slirp4netns with their pipe.
+What can outlive it (forwarding switched on, a table of an old kernel) is told in a record below
+/run/buildgraph, held by `flock`; whoever next finds a record that can be locked undoes it.
+
+As root each namespace has a veth pair to the host, a network of four addresses, and masquerading;
+the host itself, link-local addresses (metadata services) and other namespaces are dropped. As an
+ordinary user pasta or slirp4netns does the same from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from buildgraph import kernel as k
+from buildgraph.sandbox import nftables as nft
+from buildgraph.sandbox.wire import receive, send
+
+RECORDS: Final = Path("/run/buildgraph")
+_PREFIX: Final = "bg-"
+_METADATA: Final = "169.254.0.0/16"
+_HELPER_PATH: Final = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
+_PLACES: Final = 64  # networks of four addresses in a /24
+
+
+class NoWayOut(Exception):
+    """There is no way to give a namespace a network here; args are message and hint."""
+
+
+@dataclass(slots=True)
+class _Record:
+    """What must be undone if this process is killed."""
+
+    name: str
+    network: str = ""
+    forwarding: dict[str, str] = field(default_factory=dict)  # interface -> value before
+    fd: int = -1
+
+    def save(self) -> None:
+        data = {"name": self.name, "network": self.network, "forwarding": self.forwarding}
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, json.dumps(data).encode(), 0)
+
+
+class RootNetwork:
+    """veth pairs and masquerading, for a process with NET_ADMIN over the host's network."""
+
+    def __init__(self) -> None:
+        from pyroute2 import IPRoute
+
+        self.ip = IPRoute()
+        self.count = 0
+        RECORDS.mkdir(mode=0o700, exist_ok=True)
+        with _locked(RECORDS / "lock"):
+            records = sweep()
+            self.record = _open_record()
+            self.egress, self.mtu = self._egress()
+            taken = [record.network for record in records]
+            self.network = self._free_network(taken)
+            self.record.network = f"{self.network}.0/24"
+            self.record.save()
+            self._forward()
+        self.own = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.table = nft.Table(self.record.name)
+        self._filter()
+
+    @property
+    def _ours(self) -> str:
+        return f"{self.record.name}-*"
+
+    def _egress(self) -> tuple[list[str], int]:
+        """Return the interfaces of the default routes and the smallest of their MTUs."""
+        indexes = {
+            route.get_attr("RTA_OIF")
+            for route in self.ip.get_default_routes(family=socket.AF_INET)
+        } - {None}
+        if not indexes:
+            raise NoWayOut("this machine has no default route", "steps can use --network=none")
+        names, sizes = [], []
+        for link in self.ip.get_links(*sorted(indexes)):
+            names.append(link.get_attr("IFLA_IFNAME"))
+            sizes.append(link.get_attr("IFLA_MTU"))
+        return names, min(sizes)
+
+    def _free_network(self, taken: list[str]) -> str:
+        """Return the first three numbers of a /24 that no route here leads into."""
+        import ipaddress
+
+        used = [ipaddress.ip_network(text) for text in taken if text]
+        for route in self.ip.get_routes(family=socket.AF_INET):
+            target, bits = route.get_attr("RTA_DST"), route["dst_len"]
+            if target and bits:
+                used.append(ipaddress.ip_network(f"{target}/{bits}", strict=False))
+        for second in (97, 98, 99, 101, 102, 103):
+            for third in range(256):
+                network = ipaddress.ip_network(f"10.{second}.{third}.0/24")
+                if not any(network.overlaps(one) for one in used):
+                    return f"10.{second}.{third}"
+        raise NoWayOut("no free network in 10.97.0.0 to 10.103.255.255", "remove unused routes")
+
+    def _forward(self) -> None:
+        """Let packets pass between the way out and us; switched on nowhere else."""
+        for name in self.egress:
+            file = Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding")
+            value = file.read_text().strip()
+            if value != "1":
+                self.record.forwarding[name] = value
+                self.record.save()
+                file.write_text("1")
+
+    def _filter(self) -> None:
+        ours, network = self._ours, self.record.network
+        from_us, to_us = nft.from_interface(ours), nft.to_interface(ours)
+        drop, accept = nft.verdict(nft.DROP), nft.verdict(nft.ACCEPT)
+        forward = [
+            to_us + nft.answers() + accept,
+            to_us + drop,
+            from_us + nft.to_interface(f"{_PREFIX}*") + drop,
+            from_us + nft.ipv4(equal=False) + drop,
+            from_us + nft.ipv4() + nft.source(network, equal=False) + drop,
+            from_us + nft.ipv4() + nft.destination(_METADATA) + drop,
+            from_us + accept,
+        ]
+        # Where we switched forwarding on, the machine must not become a router for others.
+        forward += [
+            nft.from_interface(name) + nft.to_interface(f"{_PREFIX}*", equal=False) + drop
+            for name in self.record.forwarding
+        ]
+        local = _local_addresses(self.ip)
+        dns = [
+            from_us + nft.ipv4() + nft.destination(server) + nft.port(protocol, 53) + accept
+            for server in nameservers()
+            if server in local
+            for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
+        ]
+        masquerade = nft.ipv4() + nft.source(network) + nft.to_interface(ours, equal=False)
+        self.table.create(
+            (
+                nft.Chain("forward", "filter", nft.HOOK_FORWARD, -10, tuple(forward)),
+                nft.Chain("input", "filter", nft.HOOK_INPUT, -10, (*dns, from_us + drop)),
+                nft.Chain(
+                    "way-out", "nat", nft.HOOK_POSTROUTING, 90, (masquerade + nft.masquerade(),)
+                ),
+            )
+        )
+
+    def attach(self, netns: int, _userns: int) -> None:
+        """Give the namespace an interface `eth0`, an address and a route. Raises OSError."""
+        if self.count >= _PLACES:
+            raise NoWayOut("more than 64 namespaces in one build", "lower --jobs")
+        name = f"{self.record.name}-{self.count}"
+        first = self.count * 4
+        self.count += 1
+        host, inside = f"{self.network}.{first + 1}", f"{self.network}.{first + 2}"
+        peer = {"ifname": "eth0", "net_ns_fd": netns, "mtu": self.mtu}
+        self.ip.link("add", ifname=name, kind="veth", mtu=self.mtu, peer=peer)
+        index = self.ip.link_lookup(ifname=name)[0]
+        Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text("1")
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+        self.ip.addr("add", index=index, address=host, prefixlen=30)
+        self.ip.link("set", index=index, state="up")
+        k.setns(netns, k.CLONE_NEWNET)
+        try:
+            self._attach_inside(host, inside)
+        finally:
+            k.setns(self.own, k.CLONE_NEWNET)
+
+    def _attach_inside(self, host: str, inside: str) -> None:
+        from pyroute2 import IPRoute
+
+        with IPRoute() as ip:
+            index = ip.link_lookup(ifname="eth0")[0]
+            ip.addr("add", index=index, address=inside, prefixlen=30)
+            ip.link("set", index=index, state="up")
+            ip.route("add", dst="default", gateway=host)
+
+    def close(self) -> None:
+        """Undo everything that the kernel does not undo by itself."""
+        with contextlib.suppress(OSError):
+            self.table.delete()
+        self.table.close()
+        self.ip.close()
+        with _locked(RECORDS / "lock"):
+            _undo(self.record, sweep())
+
+
+def _local_addresses(ip: Any) -> set[str]:
+    return {address.get_attr("IFA_ADDRESS") for address in ip.get_addr(family=socket.AF_INET)}
+
+
+def nameservers(path: str = "/etc/resolv.conf") -> list[str]:
+    """Return the addresses in a resolv.conf(5)."""
+    with contextlib.suppress(OSError):
+        lines = Path(path).read_text(errors="replace").splitlines()
+        return [line.split()[1] for line in lines if line.split()[:1] == ["nameserver"]]
+    return []
+
+
+# -- records -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _open_record() -> _Record:
+    """Make our record and hold it; its number is short, for an interface name has 15 bytes."""
+    for number in range(10_000):
+        name = f"{_PREFIX}{number}"
+        path = RECORDS / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        record = _Record(name, fd=fd)
+        record.save()
+        return record
+    raise NoWayOut("too many records in /run/buildgraph", "remove those of dead builds")
+
+
+def sweep() -> list[_Record]:
+    """Undo the records of dead builders and return those of living ones. Holds the lock."""
+    living, dead = [], []
+    for path in sorted(RECORDS.glob(f"{_PREFIX}*")):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            raw = json.loads(os.read(fd, 1 << 16) or b"{}")
+        except ValueError:
+            raw = {}
+        record = _Record(path.name, raw.get("network", ""), raw.get("forwarding", {}), fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            dead.append(record)
+        except BlockingIOError:
+            os.close(fd)
+            living.append(record)
+    for record in dead:
+        table = nft.Table(record.name)
+        with contextlib.suppress(OSError):
+            table.delete()
+        table.close()
+        _undo(record, living)
+    return living
+
+
+def _undo(record: _Record, living: list[_Record]) -> None:
+    """Switch forwarding back, or leave that to a living builder, and remove the record."""
+    others = [other for other in living if other.name != record.name]
+    for name, value in record.forwarding.items():
+        heir = others[0] if others else None
+        if heir is not None:
+            _inherit(heir, name, value)
+        else:
+            with contextlib.suppress(OSError):
+                Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text(value)
+    with contextlib.suppress(FileNotFoundError):
+        (RECORDS / record.name).unlink()
+    os.close(record.fd)
+
+
+def _inherit(heir: _Record, name: str, value: str) -> None:
+    """Write into a living builder's record that it switches `name` back at its end."""
+    heir.forwarding.setdefault(name, value)
+    heir.fd = os.open(RECORDS / heir.name, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        heir.save()
+    finally:
+        os.close(heir.fd)
+
+
+# -- an ordinary user ------------------------------------------------------------------------------
+
+
+class UserNetwork:
+    """pasta or slirp4netns, one process a namespace."""
+
+    def __init__(self) -> None:
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.program = find_user_program()
+        if self.program is None:
+            raise NoWayOut(
+                "an ordinary user has no way to give a step a network here",
+                "install passt (pasta) or slirp4netns, or use --network=none or host",
+            )
+
+    def attach(self, netns: int, userns: int) -> None:
+        """Start the program for one namespace and wait until its interface is there."""
+        assert self.program is not None
+        me = os.getpid()
+        paths = f"/proc/{me}/fd/{netns}", f"/proc/{me}/fd/{userns}"
+        if os.path.basename(self.program) == "pasta":
+            args = [self.program, "--foreground", "--quiet", "--config-net", "-4"]
+            args += ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+            args += ["--userns", paths[1], "--netns", paths[0]]
+        else:
+            args = [self.program, "--configure", "--mtu=65520", "--disable-host-loopback"]
+            args += ["--netns-type=path", f"--userns-path={paths[1]}", paths[0], "tap0"]
+        child = subprocess.Popen(
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={"PATH": _HELPER_PATH},
+            preexec_fn=_die_with_parent,
+        )
+        self.children.append(child)
+        self._wait_and_close_off(child, netns, userns)
+
+    def _wait_and_close_off(
+        self, child: subprocess.Popen[bytes], netns: int, userns: int
+    ) -> None:
+        """Wait for the default route and add routes that lead nowhere: metadata, the host."""
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                k.setns(userns, k.CLONE_NEWUSER)
+                k.setns(netns, k.CLONE_NEWNET)
+                _close_off()
+                os.write(writer, b"+")
+            os._exit(0)
+        os.close(writer)
+        done = os.read(reader, 1)
+        os.close(reader)
+        os.waitpid(pid, 0)
+        if done != b"+":
+            child.kill()
+            said = (child.communicate()[1] or b"").decode(errors="replace").strip()
+            raise NoWayOut(
+                f"{os.path.basename(str(self.program))} gave no network: {said or 'no answer'}",
+                "`buildgraph doctor` says what is missing; /dev/net/tun must be usable",
+            )
+
+    def close(self) -> None:
+        """End the programs."""
+        for child in self.children:
+            child.kill()
+        for child in self.children:
+            child.wait()
+
+
+def _die_with_parent() -> None:
+    k.prctl(k.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _close_off() -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        for _ in range(200):
+            if list(ip.get_default_routes(family=socket.AF_INET)):
+                ip.route("add", dst=_METADATA, type="unreachable")
+                return
+            time.sleep(0.02)
+    raise TimeoutError
+
+
+def find_user_program() -> str | None:
+    """Return the absolute path of pasta or slirp4netns on this host, or None."""
+    return shutil.which("pasta", path=_HELPER_PATH) or shutil.which(
+        "slirp4netns", path=_HELPER_PATH
+    )
+
+
+# -- the process -----------------------------------------------------------------------------------
+
+
+def main(fd: int) -> NoReturn:
+    """Serve the host at the other end of the socket `fd` until it is gone."""
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    os.setsid()
+    network: RootNetwork | UserNetwork | None = None
+    try:
+        config, _ = receive(sock)
+        while config is not None:
+            message, fds = receive(sock)
+            if message is None:
+                break
+            try:
+                if network is None:
+                    network = RootNetwork() if config["root"] else UserNetwork()
+                network.attach(fds[0], fds[1] if len(fds) > 1 else -1)
+                send(sock, {})
+            except NoWayOut as error:
+                send(sock, {"error": error.args[0], "hint": error.args[1]})
+            except Exception as error:  # noqa: BLE001 (told to the user by the host's side)
+                send(sock, {"error": f"{type(error).__name__}: {error}", "hint": None})
+            finally:
+                for one in fds:
+                    os.close(one)
+    finally:
+        if network is not None:
+            network.close()
+    sys.exit(0)

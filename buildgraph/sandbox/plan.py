@@ -1,0 +1,154 @@
+"""Knows how a spec and this machine's abilities become a plan for the child; must not run it.
+
+A plan is a dict of plain values (wire.py): the child imports neither dataclasses nor this module.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
+
+from buildgraph.sandbox.seccomp import compile_filter
+from buildgraph.sandbox.spec import CAPABILITIES, Bind, FileMount, Mount, OverlayMount, SandboxSpec
+from buildgraph.sandbox.spec import Tmpfs as TmpfsMount
+
+ID_BASE: Final = 0x60000000  # far above what user databases and container tools hand out
+ID_COUNT: Final = 65_536
+_EVERYTHING: Final = (0, 0, 2**32 - 1)
+_TTY_GROUP: Final = 5
+_MKNOD: Final = 1 << CAPABILITIES.index("MKNOD")
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Which ids containers of this process have.
+
+    As root of the machine: a range that starts at `base`. In a user namespace (`root` False): the
+    ids that this process itself sees, in a namespace below it.
+    """
+
+    root: bool
+    base: int
+    uids: tuple[tuple[int, int, int], ...]  # inside, here, count
+    gids: tuple[tuple[int, int, int], ...]
+    setgroups: bool
+
+    def userns(self) -> dict[str, Any]:
+        """Return what the zygote needs to make the namespace."""
+        text = ["\n".join(" ".join(map(str, row)) for row in rows) for rows in (self.uids, self.gids)]
+        return {"base": self.base, "uids": text[0], "gids": text[1], "setgroups": self.setgroups}
+
+    def has(self, *, uid: int | None = None, gid: int | None = None) -> bool:
+        """Say whether an id exists inside."""
+        rows, number = (self.uids, uid) if uid is not None else (self.gids, gid)
+        return any(first <= (number or 0) < first + count for first, _, count in rows)
+
+
+def ids_of_this_process(base: int = ID_BASE) -> Ids:
+    """Decide by the id maps of this process; the first user namespace maps everything."""
+    uids, gids = _id_map("/proc/self/uid_map"), _id_map("/proc/self/gid_map")
+    if uids == (_EVERYTHING,):
+        rows = ((0, base, ID_COUNT),)
+        return Ids(True, base, rows, rows, True)
+    setgroups = _read("/proc/self/setgroups").strip() == "allow"
+    same_uids = tuple((first, first, count) for first, _, count in uids)
+    same_gids = tuple((first, first, count) for first, _, count in gids)
+    return Ids(False, 0, same_uids, same_gids, setgroups)
+
+
+def _id_map(path: str) -> tuple[tuple[int, int, int], ...]:
+    rows = (line.split() for line in _read(path).splitlines())
+    return tuple((int(row[0]), int(row[1]), int(row[2])) for row in rows)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the containers' zygote found out: `base` is 0 where ids are not shifted."""
+
+    userns: bool
+    base: int
+    legacy_overlay: bool
+
+
+def make_plan(
+    spec: SandboxSpec, ids: Ids, machine: Machine, *, dns: str, stdin: bool, netns: str
+) -> dict[str, Any]:
+    """Return the plan. `netns` is none, host or fd; `dns` the text of /etc/resolv.conf."""
+    mask = spec.capability_mask
+    if ids.root and not machine.userns:
+        mask &= ~_MKNOD  # void in a user namespace; here it would open the host's devices
+    limits = spec.limits
+    soft, hard = limits.nofile
+    return {
+        "lowers": list(spec.lowers),
+        "upper": spec.upper,
+        "work": spec.work,
+        "args": list(spec.args),
+        "env": dict(spec.env),
+        "cwd": spec.cwd,
+        "uid": spec.uid,
+        "gid": spec.gid,
+        "groups": [group for group in spec.groups if ids.has(gid=group)],
+        "setgroups": ids.setgroups,
+        "hostname": spec.hostname,
+        "mounts": [_mount(mount) for mount in sorted(spec.mounts, key=_depth)],
+        "files": _files(spec, dns),
+        "netns": netns,
+        "stdin": stdin,
+        "tty": spec.tty,
+        "capabilities": mask,
+        "filter": compile_filter(os.uname().machine, mask) if spec.seccomp else b"",
+        "no_new_privs": spec.no_new_privs,
+        "read_only_root": spec.read_only_root or spec.upper is None,
+        "masked": list(spec.masked),
+        "readonly": list(spec.readonly),
+        "rlimits": [
+            ("RLIMIT_NOFILE", soft, hard),
+            ("RLIMIT_CORE", limits.core, limits.core),
+        ],
+        "shm": limits.shm,
+        "mknod": ids.root,
+        "tty_gid": machine.base + _TTY_GROUP if ids.has(gid=_TTY_GROUP) else None,
+        "userxattr": not ids.root,
+        "legacy_overlay": machine.legacy_overlay,
+    }
+
+
+def _depth(mount: Mount) -> int:
+    """Outer mount points come first, whatever the order they were written in."""
+    return mount.target.rstrip("/").count("/")
+
+
+def _mount(mount: Mount) -> tuple[Any, ...]:
+    match mount:
+        case Bind(source, target, read_only):
+            return ("bind", target, os.path.realpath(source), read_only)
+        case TmpfsMount(target, size, mode):
+            return ("tmpfs", target, size, mode)
+        case OverlayMount(lowers, target):
+            return ("overlay", target, list(lowers))
+        case FileMount(target, content, mode, uid, gid):
+            return ("file", target, content, mode, uid, gid)
+        case _:
+            assert_never(mount)
+
+
+def _files(spec: SandboxSpec, dns: str) -> list[tuple[str, bytes, int, int, int]]:
+    """Return the files docker binds too; a mount of the spec at the same place wins."""
+    own = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.0.1\t{spec.hostname}\n"
+    texts = (
+        ("/etc/resolv.conf", dns),
+        ("/etc/hosts", own + "".join(f"{line}\n" for line in spec.hosts)),
+        ("/etc/hostname", f"{spec.hostname}\n"),
+    )
+    taken = {os.path.normpath(mount.target) for mount in spec.mounts}
+    return [(path, text.encode(), 0o644, 0, 0) for path, text in texts if path not in taken]
