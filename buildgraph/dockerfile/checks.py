@@ -24,16 +24,13 @@ from buildgraph.dockerfile.scope import (
 )
 from buildgraph.errors import InputError, Location, did_you_mean
 
-_SECRET = re.compile(
-    r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
-    re.IGNORECASE,
-)
-_NOT_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
-_IMAGE = re.compile(
+# Patterns that few files need stay text: `re` compiles and keeps them at first use.
+_SECRET = r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)"
+_NOT_SECRET = r"(?:_|^)(?:public|file|version)(?:_|$)"
+_IMAGE = (
     # host[:port]/path:tag@digest, loosely; possessive, so that nothing backtracks
     r"(?:[a-zA-Z0-9.-]++(?::[0-9]++)?+/)?+[a-z0-9]++(?:[._/-]++[a-z0-9]++)*+"
-    r"(?::[\w][\w.-]{0,127}+)?+(?:@[a-z0-9+._-]++:[0-9a-fA-F]++)?+",
-    re.ASCII,
+    r"(?::[\w][\w.-]{0,127}+)?+(?:@[a-z0-9+._-]++:[0-9a-fA-F]++)?+"
 )
 _TARGET_PLATFORM = ("$TARGETPLATFORM", "${TARGETPLATFORM}")
 _MOST_SUGGESTIONS = 50
@@ -281,7 +278,7 @@ def _check_from(from_: ast.From, outer: Scope, defaults: Scope, findings: _Findi
                 message = f"FROM argument '{name}' is not declared{near}"
                 findings.add("UndefinedArgInFrom", message, from_)
     image = defaults.expand(from_.image, from_)
-    if image is not None and image.used and _IMAGE.fullmatch(image.text) is None:
+    if image is not None and image.used and re.fullmatch(_IMAGE, image.text, re.ASCII) is None:
         message = f"Default value for ARG {from_.image} results in empty or invalid base image name"
         findings.add("InvalidDefaultArgInFrom", message, from_)
     if from_.platform in _TARGET_PLATFORM:
@@ -354,7 +351,9 @@ def _check_secrets(
     keyword: str, names: Iterable[str], instruction: ast.Base, findings: _Findings
 ) -> None:
     for name in names:
-        if _SECRET.search(name) and not _NOT_SECRET.search(name):
+        if re.search(_SECRET, name, re.IGNORECASE) and not re.search(
+            _NOT_SECRET, name, re.IGNORECASE
+        ):
             message = f'Do not use ARG or ENV instructions for sensitive data ({keyword} "{name}")'
             findings.add("SecretsUsedInArgOrEnv", message, instruction)
 

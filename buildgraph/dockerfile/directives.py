@@ -13,8 +13,9 @@ from buildgraph.dockerfile.instructions import Directives
 from buildgraph.dockerfile.wording import quote
 from buildgraph.errors import InputError, Location, did_you_mean
 
-_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*?)\s*")
-_COMMENT_CHECK = re.compile(r"check\s*=\s*((?:skip|error|experimental)\s*=.*)", re.IGNORECASE)
+# Patterns that few files need stay text: `re` compiles and keeps them at first use.
+_DIRECTIVE = r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*)"
+_COMMENT_CHECK = r"check\s*=\s*((?:skip|error|experimental)\s*=.*)"
 _KNOWN = ("syntax", "escape", "check")
 _TRUE = ("1", "t", "true")
 _FALSE = ("0", "f", "false")
@@ -47,7 +48,7 @@ def read_directives(lines: list[str], path: str) -> tuple[Directives, int, list[
             break
         count += 1
         key, value = match.group(1).lower(), match.group(2)
-        column = match.start(2) + len(line) - len(match.string) + 1
+        column = match.start(2) + len(line.rstrip()) - len(match.string) + 1
         where = Location(path, count, column, column + len(value), line)
         if key in found:
             errors.append(InputError(f"directive {key!r} is given twice", where))
@@ -137,7 +138,7 @@ def comment_check_options(comments: Iterable[str]) -> tuple[tuple[str, ...], tup
     skip: set[str] = set()
     experimental: set[str] = set()
     for comment in comments:
-        match = _COMMENT_CHECK.fullmatch(comment)
+        match = re.fullmatch(_COMMENT_CHECK, comment, re.IGNORECASE)
         if match is None:
             continue
         try:
@@ -153,7 +154,7 @@ def _match(line: str, comment: str) -> re.Match[str] | None:
     """Match a known directive in a line that begins with the comment sign."""
     if not line.startswith(comment):
         return None
-    match = _DIRECTIVE.fullmatch(line[len(comment) :].lstrip())
+    match = re.fullmatch(_DIRECTIVE, line[len(comment) :].strip())
     return match if match is not None and match.group(1).lower() in _KNOWN else None
 
 

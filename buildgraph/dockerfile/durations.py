@@ -20,7 +20,7 @@ _UNITS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_PART = re.compile(r"([0-9]{0,19})(?:\.([0-9]{0,30}))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_PART = r"([0-9]{0,19})(?:\.([0-9]{0,30}))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)"
 _MOST = 2**63 - 1
 
 
@@ -34,8 +34,9 @@ def parse_duration(text: str, where: Location) -> int:
     if rest == "0":
         return 0
     total = position = 0
+    part = re.compile(_PART)
     while position < len(rest) and total <= _MOST:
-        match = _PART.match(rest, position)
+        match = part.match(rest, position)
         if match is None or not (match.group(1) or match.group(2)):
             total = -1
             break

@@ -44,8 +44,8 @@ class Flags:
         return [flag for flag in self._flags if flag.name == name]
 
     def text(self, name: str) -> str | None:
-        """Give the value of a flag that may stand once."""
-        return next((flag.value for flag in self._flags if flag.name == name), None)
+        """Give the value of a flag that may stand once; an empty one counts as not given."""
+        return next((flag.value or None for flag in self._flags if flag.name == name), None)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Give the values of a flag that may be repeated."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from buildgraph.dockerfile.lexer import split_words
 
-_OPENING = re.compile(r"(\d*)<<(-?)")
-_LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
+# Patterns that few files need stay text: `re` compiles and keeps them at first use.
+_OPENING = r"([0-9]*)<<(-?)"
+_LEADING_TABS = r"(?m)^\t+"
 _QUOTED = r"""'[^']*+'|"(?:[^"\\]++|\\.)*+\""""
-_TOKEN = re.compile(rf"""\\.?|{_QUOTED}""", re.DOTALL)
-_BALANCED = re.compile(rf"""(?:[^'"\\]++|\\.|{_QUOTED})*+\\?""", re.DOTALL)
-_ESCAPED = re.compile(r"\\.", re.DOTALL)
-_ESCAPED_IN_QUOTES = re.compile(r"""\\(["$\\])""")
+_TOKEN = rf"""\\.?|{_QUOTED}"""
+_BALANCED = rf"""(?:[^'"\\]++|\\.|{_QUOTED})*+\\?"""
+_ESCAPED = r"\\."
+_ESCAPED_IN_QUOTES = r"""\\(["$\\])"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,10 @@ def find_markers(text: str, offset: int = 0) -> list[Marker]:
     markers: list[Marker] = []
     pending: re.Match[str] | None = None
     start = seen = depth = 0
+    opening = re.compile(_OPENING).match
     for word in split_words(text, "\\"):
         if pending is None:
-            pending = _OPENING.match(word.text)
+            pending = opening(word.text)
             if pending is None:
                 continue
             start = word.start
@@ -57,14 +59,14 @@ def find_markers(text: str, offset: int = 0) -> list[Marker]:
         pending = None
         if marker is not None:
             markers.append(marker)
-    if markers and _BALANCED.fullmatch(text) is None:
+    if markers and re.fullmatch(_BALANCED, text, re.DOTALL) is None:
         return []
     return markers
 
 
 def chomp(body: str) -> str:
     """Strip the leading tabs (only tabs) of every line, as `<<-` asks for."""
-    return _LEADING_TABS.sub("", body)
+    return re.sub(_LEADING_TABS, "", body)
 
 
 def _marker(opening: re.Match[str], name: str, start: int, end: int) -> Marker | None:
@@ -76,7 +78,7 @@ def _marker(opening: re.Match[str], name: str, start: int, end: int) -> Marker |
     digits = opening.group(1)
     return Marker(
         name=unquoted,
-        expand=not any(quote in _ESCAPED.sub("", name) for quote in "'\""),
+        expand=not any(quote in re.sub(_ESCAPED, "", name, flags=re.DOTALL) for quote in "'\""),
         chomp=opening.group(2) == "-",
         fd=int(digits[:9]) if digits else None,
         start=start,
@@ -86,9 +88,9 @@ def _marker(opening: re.Match[str], name: str, start: int, end: int) -> Marker |
 
 def _unquote(name: str) -> str | None:
     """Remove quotes and escapes; a `$` stays what it is. None where a quote is open."""
-    if _BALANCED.fullmatch(name) is None:
+    if re.fullmatch(_BALANCED, name, re.DOTALL) is None:
         return None
-    return _TOKEN.sub(_literal, name)
+    return re.sub(_TOKEN, _literal, name, flags=re.DOTALL)
 
 
 def _literal(match: re.Match[str]) -> str:
@@ -96,4 +98,4 @@ def _literal(match: re.Match[str]) -> str:
     if token[0] == "\\":
         return token[1:]
     inner = token[1:-1]
-    return inner if token[0] == "'" else _ESCAPED_IN_QUOTES.sub(r"\1", inner)
+    return inner if token[0] == "'" else re.sub(_ESCAPED_IN_QUOTES, r"\1", inner)

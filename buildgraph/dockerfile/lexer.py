@@ -8,26 +8,28 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 
 from buildgraph.errors import InputError, Location
 from buildgraph.limits import DOCKERFILE_BYTES, DOCKERFILE_LINE_BYTES, MIB
 
-_ESCAPES = ("\\", "`")
-_CONTINUED = {
-    # The escape ends the line (blanks may follow), unless another escape stands before it.
-    escape: re.compile(rf"(?:^|(?<=[^{re.escape(escape)}])){re.escape(escape)}[ \t]*$")
-    for escape in _ESCAPES
-}
-_WORDS = {
-    # Possessive, so that no input makes it backtrack. A quote may stay open up to the end.
-    escape: re.compile(
-        rf"""(?:[^\s'"{re.escape(escape)}]++|{re.escape(escape)}.|'[^']*+(?:'|\Z)"""
-        rf"""|"(?:[^"{re.escape(escape)}]++|{re.escape(escape)}.)*+"""
-        rf"""(?:"|{re.escape(escape)}?\Z))++""",
+
+@lru_cache(maxsize=2)
+def _continuation(escape: str) -> re.Pattern[str]:
+    """The escape ends the line (blanks may follow), unless another escape stands before it."""
+    one = re.escape(escape)
+    return re.compile(rf"(?:^|(?<=[^{one}])){one}[ \t]*$")
+
+
+@lru_cache(maxsize=2)
+def _word(escape: str) -> re.Pattern[str]:
+    """Possessive, so that no input makes it backtrack. A quote may stay open up to the end."""
+    one = re.escape(escape)
+    return re.compile(
+        rf"""(?:[^\s'"{one}]++|{one}.|'[^']*+(?:'|\Z)"""
+        rf"""|"(?:[^"{one}]++|{one}.)*+(?:"|{one}?\Z))++""",
         re.DOTALL,
     )
-    for escape in _ESCAPES
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,16 @@ class LogicalLine:
 class Source:
     """The lines of one file and how far they have been read."""
 
-    __slots__ = ("blank_continuations", "continued", "escape", "fixed", "lines", "next", "path")
+    __slots__ = (
+        "blank_continuations",
+        "continued",
+        "escape",
+        "fixed",
+        "lines",
+        "next",
+        "noted",
+        "path",
+    )
 
     def __init__(self, lines: list[str], path: str, first: int = 0, escape: str = "\\"):
         self.lines = lines
@@ -75,7 +86,8 @@ class Source:
         self.next = first
         self.escape = escape
         self.fixed: Location | None = None  # where everything is said to be, if not in this text
-        self.continued = _CONTINUED[escape].search
+        self.continued = _continuation(escape).search
+        self.noted = 0  # the line of the last blank that was noted
         self.blank_continuations: list[Location] = []
 
     def whole_line(self, index: int) -> Location:
@@ -119,7 +131,7 @@ class Source:
             logical.end_line = self.next
             if end is None:
                 break
-            following = self._next_continued()
+            following = self._next_continued(logical.line)
             if following is None:
                 break
             text, indent = following, 0
@@ -132,15 +144,17 @@ class Source:
         match = self.continued(text)
         return None if match is None else match.start()
 
-    def _next_continued(self) -> str | None:
-        """Skip comments and blank lines inside a continued instruction."""
+    def _next_continued(self, first: int) -> str | None:
+        """Skip comments and blank lines inside a continued instruction; note the first blank."""
         while self.next < len(self.lines):
             text = self.lines[self.next].rstrip("\r")
             stripped = text.lstrip()
             if stripped and not stripped.startswith("#"):
                 return text
-            # The text after a final line break is no line.
-            if not stripped and self.next + 1 < len(self.lines):
+            # The text after a final line break is no line. One blank line per instruction is
+            # noted, so that a file of blank lines does not become a file of warnings.
+            if not stripped and self.noted < first and self.next + 1 < len(self.lines):
+                self.noted = self.next + 1
                 self.blank_continuations.append(self.whole_line(self.next))
             self.next += 1
         return None
@@ -164,7 +178,7 @@ def split_words(text: str, escape: str, offset: int = 0) -> list[Word]:
     """
     return [
         Word(match.group(), match.start() + offset, match.end() + offset)
-        for match in _WORDS[escape].finditer(text)
+        for match in _word(escape).finditer(text)
     ]
 
 

@@ -35,7 +35,7 @@ _FLAG_KEYS = ("readonly", "readwrite", "required")
 _SHARING = ("shared", "private", "locked")
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
-_SIZE = re.compile(r"(\d{1,18})(\.\d{1,9})? ?([kmgtp]?)(i?b?)", re.IGNORECASE)
+_SIZE = r"([0-9]{1,18})(\.[0-9]{1,9})? ?([kmgtp]?)(i?b?)"
 _VARIABLE = re.compile(r"\$.")
 
 
@@ -82,7 +82,7 @@ def expand_mount(mount: Mount, expand: Callable[[str], str]) -> Mount:
 
 def parse_size(text: str, where: Location) -> int:
     """Read a size such as `64m`, `1.5g` or `4096` as bytes; units are powers of 1024."""
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text, re.IGNORECASE | re.ASCII)
     if match is None:
         raise InputError(f"{quote(text)} is no size", where, "write for instance 64m or 1g")
     whole, fraction, unit, _ = match.groups()

@@ -12,7 +12,7 @@ from buildgraph.dockerfile.wording import quote
 from buildgraph.errors import InputError, Location, did_you_mean
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
-_WORD = re.compile(
+_WORD = (
     r"(?:(?P<host>.*):)?(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?(?:/(?P<protocol>[^/]*))?"
 )
 _HIGHEST = 65_535
@@ -34,7 +34,7 @@ def parse_port_spec(word: str, where: Location) -> PortSpec:
 
     Raises InputError for anything else.
     """
-    match = _WORD.fullmatch(word)
+    match = re.fullmatch(_WORD, word)
     if match is None:
         raise InputError(
             f"{quote(word)} is no port", where, "write for instance 80, 53/udp or 80-90"

@@ -18,7 +18,7 @@ _NAMES = (
 )
 # fmt: on
 _RT_MIN, _RT_MAX = 34, 64
-_REAL_TIME = re.compile(r"RTMIN\+([0-9]{1,2})|RTMAX-([0-9]{1,2})")
+_REAL_TIME = r"RTMIN\+([0-9]{1,2})|RTMAX-([0-9]{1,2})"
 _NUMBERS = {name: number for number, name in enumerate(_NAMES, 1)}
 _NUMBERS |= {"IOT": 6, "CLD": 17, "POLL": 29, "RTMIN": _RT_MIN, "RTMAX": _RT_MAX}
 
@@ -44,7 +44,7 @@ def parse_signal(text: str, where: Location) -> int:
 
 
 def _real_time(name: str) -> int | None:
-    match = _REAL_TIME.fullmatch(name)
+    match = re.fullmatch(_REAL_TIME, name)
     if match is None:
         return None
     minimum, maximum = match.groups()

@@ -17,7 +17,7 @@ from buildgraph.dockerfile.lexer import LogicalLine, Word
 from buildgraph.errors import InputError, Location
 
 NOT_BLANKS = re.compile(r"[^\t\v\f\r ]+")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = "[\ud800-\udfff]"
 
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "FROM": {"platform": TEXT},
@@ -155,7 +155,7 @@ def json_strings(text: str, where: Location) -> tuple[str, ...] | None:
         raise InputError("a JSON form may hold only strings", where, "put every element in quotes")
     if any("\0" in value for value in values):
         raise InputError("a NUL character", where)
-    return tuple(_LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value) for value in values)
+    return tuple(re.sub(_LONE_SURROGATE, "\N{REPLACEMENT CHARACTER}", value) for value in values)
 
 
 def _no_number(text: str) -> None:

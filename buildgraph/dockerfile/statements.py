@@ -112,8 +112,10 @@ def _run(statement: Statement) -> ast.Run:
 
 
 def _one_of(flags: Flags, name: str, values: tuple[str, ...]) -> str | None:
-    value = flags.text(name)
-    if value is not None and value not in values:
+    if not flags.all(name):
+        return None
+    value = flags.text(name) or ""
+    if value not in values:
         raise InputError(
             f"--{name} is one of {', '.join(values)}, not {quote(value)}",
             flags.where(name),

@@ -262,6 +262,8 @@ def test_nesting_is_capped() -> None:
     nested = "${A:-" * EXPANSION_DEPTH + "}" * EXPANSION_DEPTH
     assert expand(nested, {}, where=HERE) == ""
     with pytest.raises(InputError, match="nest"):
+        expand("${A:-" + nested + "}", {}, where=HERE)
+    with pytest.raises(InputError, match="nest"):
         expand("${A:-" * 20_000 + "}" * 20_000, {}, where=HERE)
 
 

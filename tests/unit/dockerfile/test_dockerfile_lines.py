@@ -57,8 +57,10 @@ def test_line_length_cap() -> None:
 
 
 def test_file_size_cap() -> None:
-    line = "# " + "x" * 97 + "\n"
-    assert "1 MiB" in problem("FROM scratch\n" + line * (DOCKERFILE_BYTES // 100 + 1)).message
+    comments = ("# " + "x" * 97 + "\n") * (DOCKERFILE_BYTES // 100)
+    exact = "FROM scratch\n#".ljust(DOCKERFILE_BYTES - len(comments), "x")
+    assert "1 MiB" in problem(exact + "x\n" + comments).message
+    assert parse(exact[:-1] + "\n" + comments, "Dockerfile").stages
 
 
 def test_keywords_in_any_case() -> None:
@@ -102,11 +104,11 @@ def test_comments_only_where_first() -> None:
 
 
 def test_blank_lines_in_a_continuation_warn() -> None:
-    parsed = parse("FROM scratch\nRUN a \\\n\n   \nb\nRUN c \\\n", "Dockerfile")
+    parsed = parse("FROM scratch\nRUN a \\\n\n   \nb\nRUN c \\\n# d\n\n\n", "Dockerfile")
     assert [one.shell for one in parsed.stages[0].body if isinstance(one, ast.Run)] == ["a b", "c"]
     assert [(w.rule, w.where.line) for w in parsed.warnings] == [
         ("NoEmptyContinuation", 3),
-        ("NoEmptyContinuation", 4),
+        ("NoEmptyContinuation", 8),
     ]
 
 
@@ -267,7 +269,8 @@ def test_descriptions() -> None:
         ("COPY --exclude=*.a --exclude=*.b x y", "exclude", ("*.a", "*.b")),
         ("COPY -- --x y", "sources", ("--x",)),
         ("COPY a --link b", "sources", ("a", "--link")),
-        ("COPY --chown= x y", "chown", ""),
+        ("COPY --chown= x y", "chown", None),
+        ("COPY --from= x y", "from_", None),
         ("ADD --unpack=false x y", "unpack", False),
         ("ADD x y", "unpack", None),
     ],

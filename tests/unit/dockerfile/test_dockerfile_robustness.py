@@ -101,7 +101,7 @@ def test_error_count_is_capped() -> None:
 def test_stages_are_capped() -> None:
     assert len(parse("FROM a\n" * STAGES, "Dockerfile").stages) == STAGES
     with pytest.raises(InputError, match="more than 1000 stages"):
-        parse("FROM a\n" * (STAGES + 500), "Dockerfile")
+        parse("FROM a\n" * (STAGES + 1), "Dockerfile")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,16 @@ def test_quotes_and_markers_on_one_long_line() -> None:
             parse(f"FROM a\nRUN {text}\n", "Dockerfile")
         except InputError:
             continue
+
+
+def test_long_directives_and_comments() -> None:
+    blanks = " " * 60_000
+    for text in (f"# check=a{blanks}b", f"#{blanks}escape={blanks}x", f"# syntax{blanks}x"):
+        for above in ("", "FROM a\n"):
+            try:
+                parse(f"{above}{text}\nFROM a\n", "Dockerfile")
+            except InputError:
+                continue
 
 
 def test_messages_quote_little_of_the_file() -> None:
