@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 import click
 
 from buildgraph import events as ev
 from buildgraph.cli.entry import Terminated, guarded, report
+from buildgraph.cli.choose import choose
 from buildgraph.cli.options import parse_fields, parse_pairs, progress_option, store_option
+from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
-from buildgraph.engine.deliver import Deliverer, DeliveryOptions, Output, parse_output
+from buildgraph.engine.deliver import Deliverer, DeliveryOptions, compression_of, parse_output
 from buildgraph.engine.mounts import SecretSource
 from buildgraph.engine.prepare import Overrides
 from buildgraph.errors import BuildgraphError, InputError
@@ -146,7 +149,6 @@ def run_build(
 ) -> int:
     """Build and return the exit code; every error has been shown by then."""
     catch_signals()
-    to_stdout = any(output.dest == "-" for output in delivery.outputs)
     screen = make_listener(progress, sys.stdout, sys.stderr, os.environ)
     try:
         with Session(settings, os.environ, os.getcwd()) as session:
@@ -154,12 +156,16 @@ def run_build(
             prepared = session.prepare(workspace, chosen, screen)
             with session.open_graph(prepared) as graph:
                 deliverer = Deliverer(session.store, session.layers, delivery, session.epoch)
-                deliveries = deliverer.deliveries(prepared)
-                result = graph.build(deliveries, screen)
-                session.store.sync()
+                result = graph.build(deliverer.deliveries(prepared), screen)
+                if not session.store.read_only:
+                    session.store.sync()
+                screen.close()
                 if not result.errors:
                     deliverer.finish(result.images)
-                    remember(session, prepared, graph, result, delivery, progress)
+                    text = last_words(result.images, progress)
+                    remember(session, prepared, graph, result.images, delivery, text)
+                    if not any(output.dest == "-" for output in delivery.outputs):
+                        click.echo(text, nl=False)
     except BuildgraphError as error:
         screen.close()
         if screen.has_shown(error):
@@ -167,13 +173,20 @@ def run_build(
         raise
     finally:
         screen.close()
-    if not result.errors and progress not in ("quiet", "json") and not to_stdout:
-        for image in result.images:
-            click.echo(summary(image))
-    for error in result.errors:
-        if not screen.has_shown(error):
-            report(error)
-    return max((error.exit_code for error in result.errors), default=0)
+    for failure in result.errors:
+        if not screen.has_shown(failure):
+            report(failure)
+    return max((failure.exit_code for failure in result.errors), default=0)
+
+
+def last_words(images: Sequence[ev.ImageBuilt], progress: str) -> str:
+    """Return what a build says at its end: a line an image; nothing where events say it."""
+    if progress == "json":
+        return ""
+    in_order = sorted(images, key=lambda image: image.label)
+    if progress == "quiet":
+        return "".join(f"{image.digest}\n" for image in in_order)
+    return "".join(summary(image) + "\n" for image in in_order)
 
 
 def summary(image: ev.ImageBuilt) -> str:

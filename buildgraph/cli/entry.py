@@ -12,7 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from buildgraph.boxfile.workspace import Workspace, find_root
+from buildgraph.boxfile.files import find_root
+from buildgraph.boxfile.workspace import Workspace
 from buildgraph.errors import BuildgraphError, InputError, Interrupted
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -21,7 +21,7 @@ def command(targets: tuple[str, ...], as_json: bool) -> None:
         if as_json:
             import json
 
-            row = {"label": label.short(), "rule": target.rule, "doc": target.doc}
+            row = {"label": label.short, "rule": target.rule, "doc": target.doc}
             click.echo(json.dumps(row))
         else:
-            click.echo(f"{label.short():<48} {target.rule}" + (f"  {target.doc}" if target.doc else ""))
+            click.echo(f"{label.short:<48} {target.rule}" + (f"  {target.doc}" if target.doc else ""))

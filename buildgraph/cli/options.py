@@ -4,7 +4,6 @@ what a command does with them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -35,17 +34,6 @@ def progress_option(command: F) -> F:
         show_default=True,
         help="How to show what goes on.",
     )(command)
-
-
-def default_store(environ: Mapping[str, str], uid: int) -> str:
-    """Return the directory of the store when none is named."""
-    if found := environ.get("BUILDGRAPH_STORE"):
-        return found
-    if cache := environ.get("XDG_CACHE_HOME"):
-        return os.path.join(cache, "buildgraph")
-    if uid == 0:
-        return "/var/lib/buildgraph"
-    return os.path.join(os.path.expanduser("~"), ".cache", "buildgraph")
 
 
 def parse_pairs(

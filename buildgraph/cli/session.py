@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from buildgraph import __version__
 from buildgraph import events as ev
 from buildgraph.boxfile.target import Target, image_target
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.entry import open_workspace
-from buildgraph.cli.options import default_store
+from buildgraph.cli.places import default_store
 from buildgraph.engine.build import Builder, BuildOptions, BuildResult, Delivery
 from buildgraph.engine.copy_step import FileExecutor
 from buildgraph.engine.identify import Identifier
@@ -135,7 +134,7 @@ class Session:
         self, workspace: Workspace, labels: Sequence[Label], listener: ev.Listener
     ) -> Prepared:
         """Lower targets to a graph; rules and outside images are resolved on the way."""
-        from buildgraph_rules.render import Rules
+        from buildgraph_rules.library import Rules
 
         self.rules = Rules(
             self.store,
@@ -263,8 +262,3 @@ class OpenGraph:
             started=session.started,
         )
         return builder.run(deliveries)
-
-
-def version() -> str:
-    """Return what goes into records that another version must not believe."""
-    return __version__

@@ -171,8 +171,11 @@ class Builder:
         ok = not scheduler.errors and interrupted is None
         path: tuple[tuple[str, float], ...] = ()
         if self.result.built:
-            spent = [o.seconds if (o := self.result.outcomes.get(i)) and not o.cached else 0.0
-                     for i in range(len(inputs))]
+            done = self.result.outcomes
+            spent = [
+                done[i].seconds if i in done and not done[i].cached else 0.0
+                for i in range(len(inputs))
+            ]
             path = tuple(
                 (f"{self._graph.nodes[i].label} {self._graph.nodes[i].title}", spent[i])
                 for i in critical_path(inputs, spent)

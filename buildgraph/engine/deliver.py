@@ -10,8 +10,10 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from buildgraph import events as ev
@@ -23,13 +25,14 @@ from buildgraph.errors import HostError, InputError
 from buildgraph.graph.keys import canonical
 from buildgraph.graph.lower import TargetPlan
 from buildgraph.oci.compress import Compression
-from buildgraph.oci.config import image_index
+from buildgraph.oci.archive import write_docker_archive, write_oci_archive
 from buildgraph.oci.export import export_directory, export_tar
-from buildgraph.oci.image import ManifestResult, write_image
+from buildgraph.oci.image import Artifact, ManifestResult, write_image, write_index
 from buildgraph.oci.layers import LayerStore
-from buildgraph.oci.layout import Published, write_docker_archive, write_oci_archive, write_oci_layout
-from buildgraph.oci.reference import parse_reference
-from buildgraph.oci.types import MEDIA_INDEX, Chain, Descriptor, HistoryEntry, Image
+from buildgraph.oci.layout import LayoutWriter
+from buildgraph.oci.reference import Reference, parse_reference
+from buildgraph.oci.rootview import RootView
+from buildgraph.oci.types import Chain, HistoryEntry, Image
 from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
@@ -180,9 +183,8 @@ class Deliverer:
         if self._options.iidfile and images:
             _write(self._options.iidfile, images[-1].digest)
         if self._options.metadata_file:
-            value = self._metadata
-            if len(value) == 1:
-                value = next(iter(value.values()))  # type: ignore[assignment]  # one target: buildx's form
+            several = self._metadata
+            value = several if len(several) != 1 else next(iter(several.values()))  # buildx's form
             _write(self._options.metadata_file, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
     def _deliver(
@@ -201,11 +203,12 @@ class Deliverer:
             write_image(image, self._layers, self._options.compression, annotations)
             for image in images
         ]
-        top = self._top(results)
-        self._keep(label, plans, results, top, tags)
-        published = Published(top, tuple(results), tags)
+        artifact = results[0].artifact if len(results) == 1 else write_index(results, self._layers)
+        top = artifact.top
+        self._keep(label, plans, results, artifact, tags)
+        names = tuple(parse_reference(tag) for tag in tags)
         outputs = tuple(
-            self._write(output, label, published, images, several)
+            self._write(output, label, artifact, images, names, annotations, several)
             for output in self._options.outputs
             if output.type != "cacheonly"
         )
@@ -241,25 +244,17 @@ class Deliverer:
         size = sum(layer.size for layer in chain.layers)
         return ev.ImageBuilt(0.0, label, chain.id, "", size, len(chain.layers))
 
-    def _top(self, results: Sequence[ManifestResult]) -> Descriptor:
-        if len(results) == 1:
-            return results[0].descriptor
-        data = image_index([r.descriptor for r in results])
-        return Descriptor(MEDIA_INDEX, self._store.put_blob(data), len(data))
-
     def _keep(
         self,
         label: str,
         plans: Sequence[TargetPlan],
         results: Sequence[ManifestResult],
-        top: Descriptor,
+        artifact: Artifact,
         tags: tuple[str, ...],
     ) -> None:
         """Remember the image of the label, so that its blobs stay and `run` finds it."""
-        refs = [blob_ref(top.digest)]
-        for result in results:
-            refs += [blob_ref(result.digest), blob_ref(result.config_digest)]
-            refs += [blob_ref(layer.digest) for layer in result.layers]
+        top = artifact.top
+        refs = [blob_ref(blob.digest) for blob in artifact.blobs]
         value = {
             "digest": top.digest,
             "media_type": top.media_type,
@@ -275,34 +270,52 @@ class Deliverer:
         self,
         output: Output,
         label: str,
-        published: Published,
+        artifact: Artifact,
         images: Sequence[Image],
+        names: tuple[Reference, ...],
+        annotations: tuple[tuple[str, str], ...],
         several: bool,
     ) -> str:
-        dest = output.dest
+        own_name = label.lstrip("/").replace("/", "-").replace(":", "-").replace("@", "-")
         if output.type == "oci" and not output.tar:
-            names = published.tags or ((label.lstrip("/").replace("/", "-").replace(":", "-"),) if several else ())
-            write_oci_layout(self._store, replace(published, tags=names), dest)
-            return dest
+            if several and not names:
+                names = (parse_reference(own_name.lower()).with_default_tag(),)
+            LayoutWriter(self._store, Path(output.dest)).write(artifact, names)
+            return output.dest
+        dest = output.dest
         if several and dest != "-":
-            dest = os.path.join(dest, label.lstrip("/").replace("/", "-").replace(":", "-"))
-            os.makedirs(os.path.dirname(dest), exist_ok=True)
-            if output.type != "local":
-                dest += ".tar"
-        if output.type == "oci":
-            write_oci_archive(self._store, published, dest)
-        elif len(images) > 1 and output.type in ("docker", "tar", "local"):
+            dest = os.path.join(dest, own_name + ("" if output.type == "local" else ".tar"))
+        if len(images) > 1 and output.type != "oci":
             raise InputError(
                 f"{label} has {len(images)} platforms and type={output.type} holds one",
                 hint="choose one with --platform, or write type=oci",
             )
+        place = sys.stdout.buffer if dest == "-" else Path(dest)
+        image = images[0]
+        if output.type == "oci":
+            write_oci_archive(artifact, self._layers, place, names)
         elif output.type == "docker":
-            write_docker_archive(self._store, published, dest)
+            compression = self._options.compression
+            write_docker_archive(image, self._layers, place, names, compression, annotations)
         elif output.type == "tar":
-            export_tar(self._layers, images[0].chain, dest)
+            export_tar(RootView(self._layers, image.chain), place)
         else:
-            export_directory(self._layers, images[0].chain, dest)
+            export_directory(RootView(self._layers, image.chain), Path(dest))
         return "stdout" if dest == "-" else dest
+
+
+def compression_of(outputs: Sequence[Output]) -> Compression:
+    """Return the compression that the outputs ask for; they share one set of blobs.
+
+    Raises InputError where two of them disagree.
+    """
+    asked = {(o.compression, o.level) for o in outputs if o.compression or o.level is not None}
+    if len(asked) > 1:
+        raise InputError("the outputs ask for different compressions")
+    if not asked:
+        return Compression()
+    name, level = asked.pop()
+    return Compression(name or "gzip", level)  # type: ignore[arg-type]  # checked by parse_output
 
 
 def _write(path: str, text: str) -> None:

@@ -7,7 +7,6 @@ and the values of secrets never enter a key (design, "Identity").
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -98,7 +97,7 @@ class MountSources:
             if _has_source(mount)
             else "/".join(owner)
         )
-        name = hashlib.sha256(f"{len(identity)}:{identity}:{base}".encode()).hexdigest()
+        name = f"{len(identity)}:{identity}:{base}"
         sharing = options.get("sharing", "shared")
         if sharing not in ("shared", "private", "locked"):
             raise InputError(f"unknown sharing mode {sharing!r}", work.node.where)

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 from buildgraph import limits
 from buildgraph.boxfile.target import (
     DirContext,
     DockerfileAt,
     DockerfileInline,
-    GroupTarget,
     ImageTarget,
     LabelContext,
     LayoutContext,
     Target,
+    group_target,
     image_target,
 )
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.dockerfile.parser import parse
-from buildgraph.errors import InputError, Location, raise_all
+from buildgraph.engine.images import LAYOUT, split_layout
+from buildgraph.errors import InputError, InputErrors, Location, raise_all
 from buildgraph.graph.lower import (
     Binding,
     DirBinding,
@@ -42,7 +44,6 @@ from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
 from buildgraph.graph.stages import BuildArgs, parse_platform
 from buildgraph.label import Label, parse_label
 from buildgraph.oci.types import Chain, ImageConfig, Platform
-from buildgraph.rootpath import Root
 
 DEFAULT_EPOCH = 315532800  # 1980-01-01T00:00:00Z: zip and wheels cannot say anything earlier
 
@@ -155,7 +156,7 @@ class Preparer:
             if target.rule != "group":
                 out[label] = None
                 return
-            for member in self._workspace.members(target):
+            for member in self._workspace.members(group_target(target)):
                 add(member)
 
         for label in labels:
@@ -242,32 +243,16 @@ class Preparer:
         """Return the parsed file and the path of the ignore file beside it, if there is one."""
         source = target.dockerfile
         if isinstance(source, DockerfileInline):
-            # Blank lines put the text where it stands in the Boxfile, so that errors point there.
-            file = parse(source.text, source.where.path)
-            return file, None
+            return _parse_inline(source), None
         assert isinstance(source, DockerfileAt)
         path = source.path
         beside = path + ".dockerignore"
         self.observed.append(os.path.join(self._workspace.root, posixpath.dirname(path)))
         has_ignore = os.path.lexists(os.path.join(self._workspace.root, beside))
         if path not in self._parsed:
-            text = self._read(path, limits.DOCKERFILE_BYTES, source.where)
+            text = self._workspace.read(path, limits.DOCKERFILE_BYTES, source.where)
             self._parsed[path] = parse(text, path)
         return self._parsed[path], beside if has_ignore else None
-
-    def _read(self, path: str, cap: int, where: Location | None) -> bytes:
-        """Read a file of the workspace; links are followed only inside it (A02)."""
-        self.observed.append(os.path.join(self._workspace.root, path))
-        try:
-            with Root(self._workspace.root) as root:
-                fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}", where) from error
-        with open(fd, "rb") as file:
-            data = file.read(cap + 1)
-        if len(data) > cap:
-            raise InputError(f"{path} is larger than {cap} bytes", where)
-        return data
 
     def _context(
         self, directory: str, ignore_file: str | None, patterns: tuple[str, ...] | None
@@ -284,7 +269,7 @@ class Preparer:
         spec = ContextSpec(root, (), shown, name)
         self.observed.append(root)
         if os.path.lexists(os.path.join(self._workspace.root, name)):
-            data = self._read(name, limits.BOXFILE_BYTES, Location(name))
+            data = self._workspace.read(name, limits.BOXFILE_BYTES, Location(name))
             lines = data.decode("utf-8", "surrogateescape").split("\n")
             spec = replace(spec, ignore=tuple(lines))
         self._ignores[root, ignore_file or ""] = spec
@@ -330,11 +315,45 @@ class Preparer:
         found = self._images.get((reference, platform))
         if found is None:
             found, chain = self._load_image(reference, platform, where)
+            if reference.startswith(LAYOUT):
+                directory = split_layout(reference[len(LAYOUT) :])[0]
+                self.observed.append(os.path.join(directory, "index.json"))
             self._images[reference, platform] = found
             self._chains[found.digest] = chain
         return found
 
 
-def group_members(target: GroupTarget) -> Mapping[str, Location]:
-    """Return the patterns of a group with their places."""
-    return {str(member.pattern): member.where for member in target.members}
+def _parse_inline(source: DockerfileInline) -> Dockerfile:
+    """Parse a Dockerfile that stands in a Boxfile; errors point into the Boxfile."""
+    shift = max(0, source.first_line - 1)
+    try:
+        file = parse(source.text, source.where.path)
+    except InputError as error:
+        errors = error.errors if isinstance(error, InputErrors) else (error,)
+        for one in errors:
+            if one.where is not None:
+                one.where = shifted(one.where, shift, source.indent)
+        raise
+    return relocate(file, lambda where: shifted(where, shift, source.indent))
+
+
+def shifted(where: Location, lines: int, columns: int) -> Location:
+    """Return a place of an indented block as a place of the file around it."""
+    return replace(
+        where,
+        line=where.line + lines if where.line else 0,
+        column=where.column + columns if where.column else 0,
+        end_column=where.end_column + columns if where.end_column else 0,
+        text=" " * columns + where.text,
+    )
+
+
+def relocate(value: Any, move: Callable[[Location], Location]) -> Any:
+    """Return a copy of a parsed file with every place in it moved."""
+    if isinstance(value, Location):
+        return move(value)
+    if isinstance(value, tuple):
+        return tuple(relocate(item, move) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: relocate(getattr(value, f.name), move) for f in fields(value)})
+    return value

@@ -1,0 +1,63 @@
+"""Knows how a step that failed is run again; must not know how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+
+import click
+
+from buildgraph.cli.entry import guarded
+from buildgraph.cli.options import store_option
+from buildgraph.cli.places import default_store
+from buildgraph.errors import InputError, did_you_mean
+from buildgraph.sandbox.spec import describe, from_json
+
+
+@click.command("replay")
+@click.argument("step", metavar="ID")
+@click.option("--describe", "only_describe", is_flag=True, help="Print the sandbox in words.")
+@click.option("-c", "--command", "text", metavar="TEXT", help="Run this by /bin/sh instead.")
+@store_option
+@guarded
+def command(step: str, only_describe: bool, text: str | None, store: str | None) -> int:
+    """Run a failed step again, in the same sandbox; what it writes is thrown away.
+
+    ID is what the failure printed. Secrets of the step are not kept, so they are empty here.
+    """
+    place = store or default_store(os.environ, os.geteuid())
+    if os.geteuid() != 0:
+        from buildgraph.sandbox.userns import enter
+
+        enter()
+    from buildgraph.sandbox.host import SandboxHost
+    from buildgraph_cache.store import Store
+
+    with Store.open(place) as opened, opened.lease():
+        directory = os.path.join(opened.root, "failed")
+        names = [n.removesuffix(".json") for n in os.listdir(directory)] if os.path.isdir(directory) else []
+        if step not in names:
+            raise InputError(f"there is no failed step {step!r}", hint=did_you_mean(step, names))
+        with open(os.path.join(directory, f"{step}.json"), encoding="utf-8") as file:
+            spec = from_json(file.read())
+        if text is not None:
+            spec = dataclasses.replace(spec, args=("/bin/sh", "-c", text))
+        if only_describe:
+            click.echo("\n".join(describe(spec)))
+            return 0
+        missing = [path for path in spec.lowers if not os.path.isdir(path)]
+        if missing:
+            raise InputError(
+                f"{len(missing)} layers of the step are no longer in the store",
+                hint="build again: the failure prints a new id",
+            )
+        with opened.new_scratch() as scratch, SandboxHost(opened.root) as sandbox:
+            spec = dataclasses.replace(spec, upper=scratch.upper, work=scratch.work)
+            status = sandbox.run(spec, lambda data: void(sys.stdout.buffer.write(data)))
+            sys.stdout.flush()
+            return status.code
+
+
+def void(_: object) -> None:
+    """Take a result nobody wants."""

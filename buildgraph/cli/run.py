@@ -1,0 +1,106 @@
+"""Knows the options of `buildgraph run` and how its container's output reaches the terminal; must
+not know how a container is made.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import click
+
+from buildgraph.cli.build import catch_signals
+from buildgraph.cli.choose import choose
+from buildgraph.cli.entry import guarded, report
+from buildgraph.cli.options import parse_pairs, progress_option, store_option
+from buildgraph.cli.screen import make_listener
+from buildgraph.cli.session import Session, Settings
+from buildgraph.engine.deliver import Deliverer, DeliveryOptions, assemble
+from buildgraph.engine.launch import RunOptions, launch
+from buildgraph.errors import BuildgraphError, InputError
+
+
+@click.command("run", context_settings={"ignore_unknown_options": True})
+@click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]")
+@click.option("-u", "--user", metavar="USER[:GROUP]")
+@click.option("-w", "--workdir", metavar="DIR")
+@click.option("--entrypoint", metavar="COMMAND")
+@click.option(
+    "--network",
+    type=click.Choice(["none", "default", "host"]),
+    default="none",
+    show_default=True,
+    help="What the container can reach.",
+)
+@progress_option
+@store_option
+@guarded
+def command(
+    target: str,
+    arguments: tuple[str, ...],
+    variables: tuple[str, ...],
+    user: str | None,
+    workdir: str | None,
+    entrypoint: str | None,
+    network: str,
+    progress: str,
+    store: str | None,
+) -> int:
+    """Build a target's image if need be and run it in a sandbox; what it writes is thrown away.
+
+    ARGUMENTS after -- replace the image's CMD. Exits with the command's own code.
+    """
+    catch_signals()
+    options = RunOptions(
+        arguments,
+        parse_pairs(variables, "--env", os.environ),
+        user,
+        workdir,
+        entrypoint,
+        network,  # type: ignore[arg-type]  # click holds it to the three words
+    )
+    screen = make_listener(progress, sys.stderr, sys.stderr, os.environ)
+    try:
+        with Session(Settings(store=store), os.environ, os.getcwd()) as session:
+            workspace, chosen = choose(session, (target,), None)
+            prepared = session.prepare(workspace, chosen, screen)
+            if len(prepared.plans) != 1:
+                raise InputError(f"{target} means {len(prepared.plans)} images; run needs one")
+            with session.open_graph(prepared) as graph:
+                deliverer = Deliverer(
+                    session.store, session.layers, DeliveryOptions(), session.epoch
+                )
+                result = graph.build(deliverer.deliveries(prepared), screen)
+            session.store.sync()
+            screen.close()
+            for failure in result.errors:
+                if not screen.has_shown(failure):
+                    report(failure)
+                return failure.exit_code
+            ((plan, *_),) = prepared.plans.values()
+            image = assemble(plan, result.outcomes, session.epoch)
+            status = launch(
+                session.store,
+                session.layers,
+                session.sandbox,
+                image,
+                options,
+                _write,
+                threading.Event(),
+            )
+            return status.code
+    except BuildgraphError as error:
+        screen.close()
+        if screen.has_shown(error):
+            return error.exit_code
+        raise
+    finally:
+        screen.close()
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
