@@ -55,10 +55,10 @@ _Result = TypeVar("_Result")
 
 
 class StatCache(Protocol):
-    """Remembers the digest of files that have not changed; a real one lasts between builds."""
+    """Remembers the digests of one root's files that have not changed, also between builds."""
 
     def get(self, path: str, stat: FileStat) -> Digest | None:
-        """Return the digest of the file at an absolute path that had this stat, or None."""
+        """Return the digest of the file at a path below the root that had this stat, or None."""
 
     def put(self, path: str, stat: FileStat, digest: Digest) -> None:
         """Remember a digest; the cache decides whether the stat can be trusted."""
@@ -311,7 +311,7 @@ class ContextTree:
         for path in paths:
             known = self._digests.get(path)
             if known is None:
-                known = self._cache.get(f"{self.root}/{path}", self._file_stat(path))
+                known = self._cache.get(path, self._file_stat(path))
             if known is None:
                 missing.append(path)
             else:
@@ -320,7 +320,7 @@ class ContextTree:
         for path, digest in fresh.items():
             if path in self._young:
                 continue
-            self._cache.put(f"{self.root}/{path}", self._file_stat(path), digest)
+            self._cache.put(path, self._file_stat(path), digest)
         self._digests.update(fresh)
         out.update(fresh)
         return out
@@ -380,14 +380,18 @@ class ContextTree:
     # --- what has been looked at -----------------------------------------------------------
 
     def observed(self) -> _Listing:
-        """Return every visible entry of every directory that was read, sorted."""
-        out = [
-            (f"{directory}/{name}" if directory else name, stat)
-            for directory, found in self._lists.items()
-            for name, stat in found.items()
-        ]
-        out.sort(key=lambda pair: name_order(pair[0]))
-        return out
+        """Return every directory that was read and its visible entries, sorted; the root is ""."""
+        out = {path: self._dir_stat(path) for path in self._seen}
+        for directory, found in self._lists.items():
+            prefix = directory + "/" if directory else ""
+            out.update((prefix + name, stat) for name, stat in found.items())
+        return sorted(out.items(), key=lambda pair: name_order(pair[0]))
+
+    def _dir_stat(self, path: str) -> FileStat:
+        if not path:
+            return self._top
+        parent, _, name = path.rpartition("/")
+        return next(stat for entry, stat in self._seen[parent] if entry == name)
 
     def observation(self) -> Observation:
         """Return what tells a later call by lstat(2) alone that none of this has changed."""
