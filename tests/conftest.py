@@ -84,11 +84,11 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Any:
+def workspace() -> Iterator[Any]:
     """Return an empty e2e.harness.Workspace with a store of its own."""
     from e2e.harness import Workspace
 
-    with Workspace(tmp_path / "workspace") as made:
+    with Workspace() as made:
         yield made
 
 
@@ -101,4 +101,15 @@ def as_user() -> Iterator[Any]:
     from e2e.harness import ordinary_user
 
     with ordinary_user() as user:
+        yield user
+
+
+@pytest.fixture(scope="session")
+def as_lone_user() -> Iterator[Any]:
+    """Return an ordinary user without subordinate ids; skips where one cannot be made."""
+    from e2e.harness import ordinary_user
+
+    if os.geteuid() != 0:
+        pytest.skip("machine: only root can make a user without ranges")
+    with ordinary_user(ranges=False) as user:
         yield user
