@@ -8,10 +8,9 @@ and port only; a redirect to anywhere else goes without it.
 
 from __future__ import annotations
 
-import base64
 import email.utils
-import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ from buildgraph_rules.debian.sources import without_login
 
 if TYPE_CHECKING:
     import http.client
-    import urllib.request
+
+    from buildgraph_rules.debian.connections import Connections
 
 ATTEMPTS: Final = 6  # the first and five more
 STALL_SECONDS: Final = 60.0  # without a byte
 _RETRY_AFTER_SECONDS: Final = 60.0
 _RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 _CHUNK: Final = 256 * 1024
-_REDIRECTS: Final = 10
 
 
 class NotFound(HostError):
@@ -46,7 +45,7 @@ class Response:
 
 
 class Transport:
-    """Fetches. Holds no connection between calls, so threads may share it.
+    """Fetches; threads may share it. `close` it when done.
 
     `cancelled` is asked between chunks and while waiting; `sleep` and `jitter` are for tests.
     """
@@ -63,6 +62,15 @@ class Transport:
         self._sleep = sleep
         self._jitter = jitter
         self._stall = stall
+        self._open: Connections | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close kept connections; idempotent, and the next call opens new ones."""
+        with self._lock:
+            connections, self._open = self._open, None
+        if connections is not None:
+            connections.close()
 
     def read(self, uri: str, limit: int) -> bytes:
         """Return the whole of `uri`. Raises NotFound, HostError (also over `limit` bytes)."""
@@ -120,33 +128,42 @@ class Transport:
 
     def _once(self, uri: str, have: int, consume: Callable[[Response], None]) -> None:
         import http.client
-        import urllib.error
 
         shown = without_login(uri)
+        headers = {"User-Agent": "buildgraph", "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
         try:
-            with _opener().open(_request(uri, have), timeout=self._stall) as answer:
-                resumed = answer.status == 206 and _starts_at(answer, have)
-                if answer.status == 206 and not resumed:
-                    raise _Retry("the server answered with another range than asked for")
-                offset = have if resumed else 0
-                consume(Response(self._chunks(answer), offset))
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == 416 and have:  # nothing after byte `have`: the caller verifies
-                    consume(Response(iter(()), have))
-                    return
-                raise _verdict(shown, error) from error
-        except urllib.error.URLError as error:
-            raise _connection(shown, error.reason) from error
+            answer = self._connections().get(uri, headers)
+            try:
+                response = answer.response
+                if response.status == 206 and _starts_at(response, have):
+                    consume(Response(self._chunks(response), have))
+                elif response.status == 200:
+                    consume(Response(self._chunks(response), 0))
+                elif response.status == 416 and have:
+                    consume(Response(iter(()), have))  # nothing after that: the caller verifies
+                else:
+                    raise _verdict(shown, response)
+            finally:
+                answer.close()
         except (OSError, http.client.HTTPException) as error:
             raise _connection(shown, error) from error
 
-    def _chunks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
-        while chunk := answer.read1(_CHUNK):
+    def _connections(self) -> Connections:
+        from buildgraph_rules.debian.connections import Connections
+
+        with self._lock:
+            if self._open is None:
+                self._open = Connections(self._stall)
+            return self._open
+
+    def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        while chunk := response.read1(_CHUNK):
             self._check()
             yield chunk
-        if answer.length:  # read1() says nothing about a body that was cut off
-            raise _Retry(f"the connection was closed {answer.length} bytes early")
+        if response.length:  # read1() says nothing about a body that was cut off
+            raise _Retry(f"the connection was closed {response.length} bytes early")
 
     def _read_file(self, uri: str, offset: int) -> Iterator[bytes]:
         path = unquote(urlsplit(uri).path)
@@ -193,59 +210,25 @@ def _on_disk(file: IO[bytes], act: Callable[[], object]) -> None:
         raise HostError(f"cannot write {file.name}: {error.strerror}") from error
 
 
-def _request(uri: str, have: int) -> urllib.request.Request:
-    import urllib.request
-
-    parts = urlsplit(uri)
-    request = urllib.request.Request(without_login(uri), headers={"User-Agent": "buildgraph"})
-    request.add_header("Accept-Encoding", "identity")
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    if parts.username:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        value = "Basic " + base64.b64encode(login.encode()).decode()
-        # An unredirected header is dropped at the first redirect, wherever it leads
-        request.add_unredirected_header("Authorization", value)
-    return request
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener for http and https alone: no redirect reaches file: or ftp:."""
-    import urllib.request
-
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        max_redirections = _REDIRECTS
-
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 def _starts_at(answer: http.client.HTTPResponse, offset: int) -> bool:
     return (answer.headers.get("Content-Range") or "").startswith(f"bytes {offset}-")
 
 
-def _verdict(shown: str, error: urllib.error.HTTPError) -> Exception:
-    if error.code in (404, 410):
-        return NotFound(f"{shown} does not exist (HTTP {error.code})")
-    if error.code not in _RETRIED:
-        return HostError(f"cannot fetch {shown}: HTTP {error.code} {error.reason}")
-    after = _retry_after(error.headers.get("Retry-After"))
+def _verdict(shown: str, response: http.client.HTTPResponse) -> Exception:
+    code = response.status
+    if code in (404, 410):
+        return NotFound(f"{shown} does not exist (HTTP {code})")
+    if code == 206:
+        return _Retry("the server answered with another range than asked for")
+    if code not in _RETRIED:
+        return HostError(f"cannot fetch {shown}: HTTP {code} {response.reason}")
+    after = _retry_after(response.headers.get("Retry-After"))
     if after is not None and after > _RETRY_AFTER_SECONDS:
         return HostError(
-            f"cannot fetch {shown}: HTTP {error.code}",
+            f"cannot fetch {shown}: HTTP {code}",
             hint=f"the server asks to come back in {round(after)} seconds",
         )
-    return _Retry(f"HTTP {error.code} {error.reason}", after)
+    return _Retry(f"HTTP {code} {response.reason}", after)
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -258,24 +241,13 @@ def _retry_after(value: str | None) -> float | None:
     return None if moment is None else max(0.0, email.utils.mktime_tz(moment) - time.time())
 
 
-def _connection(shown: str, error: object) -> Exception:
+def _connection(shown: str, error: Exception) -> Exception:
     import ssl
 
-    reason = error if isinstance(error, Exception) else Exception(str(error))
-    if isinstance(reason, ssl.SSLCertVerificationError):
+    if isinstance(error, ssl.SSLCertVerificationError):
         return HostError(
-            f"cannot fetch {shown}: {reason.verify_message}",
+            f"cannot fetch {shown}: {error.verify_message}",
             hint="are ca-certificates installed and is the clock right?",
         )
-    if str(reason).startswith("unknown url type"):
-        return HostError(f"cannot fetch {shown}: redirected to something that is not http")
-    words = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-    return _Retry(words or type(reason).__name__)
-
-
-def file_length(path: str | os.PathLike[str]) -> int:
-    """Return the length of a file, 0 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _Retry(words or type(error).__name__)

@@ -1,0 +1,102 @@
+"""Knows what a resolved set of packages is: exact files of exact archives; must not know how it was
+found or is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from buildgraph.graph.ops import PackagesOp
+from buildgraph_cache.digest import Digest
+from buildgraph_rules.debian.sources import ArchiveSource
+
+ARCHITECTURES: Final = {
+    "amd64": "amd64",
+    "arm64": "arm64",
+    "arm/v5": "armel",
+    "arm/v6": "armel",
+    "arm/v7": "armhf",
+    "arm": "armhf",
+    "386": "i386",
+    "loong64": "loong64",
+    "mips64le": "mips64el",
+    "ppc64le": "ppc64el",
+    "riscv64": "riscv64",
+    "s390x": "s390x",
+}
+_KEYRING_PACKAGE: Final = "debian-archive-keyring"
+_KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pin:
+    """One .deb, by what it contains."""
+
+    name: str
+    version: str
+    architecture: str
+    path: str  # relative to its archive
+    size: int
+    digest: Digest
+    archive: int  # index into Resolution.archives
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The packages of one target for one architecture, sorted by name.
+
+    `archives` have no keyrings and no logins: those are the machine's. `request` is the digest of
+    the attributes that led here, so a lock that is out of date is found out.
+    """
+
+    label: str
+    architecture: str
+    request: Digest
+    archives: tuple[ArchiveSource, ...]
+    pins: tuple[Pin, ...]
+    locked: bool = field(default=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes there are to download."""
+        return sum(pin.size for pin in self.pins)
+
+    def uri(self, pin: Pin) -> str:
+        """Return where the .deb is."""
+        return self.archives[pin.archive].uri + quote(pin.path, safe="/+~:=@,")
+
+    def has(self, name: str) -> bool:
+        """Say whether a package is among them."""
+        return any(pin.name == name for pin in self.pins)
+
+
+def packages_op(resolution: Resolution, *, configure: bool) -> PackagesOp:
+    """Return the op whose result these packages are."""
+    text = apt_sources(resolution) if configure and resolution.has("apt") else ""
+    return PackagesOp(
+        tuple((pin.name, pin.version, pin.architecture, pin.digest) for pin in resolution.pins),
+        configure,
+        (("etc/apt/sources.list", text),) if text else (),
+    )
+
+
+def apt_sources(resolution: Resolution) -> str:
+    """Return a sources.list with which apt in the image goes on where the build left off."""
+    signed_by = resolution.has(_KEYRING_PACKAGE)
+    lines = [_source_line(a, signed_by) for a in _reachable(resolution.archives)]
+    return "".join(line + "\n" for line in lines)
+
+
+def _reachable(archives: Sequence[ArchiveSource]) -> list[ArchiveSource]:
+    """Leave out directories of the machine: the image does not have them."""
+    return [archive for archive in archives if urlsplit(archive.uri).scheme in ("http", "https")]
+
+
+def _source_line(archive: ArchiveSource, signed_by: bool) -> str:
+    options = [f"signed-by={_KEYRING}"] if signed_by and not archive.trusted else []
+    options += ["trusted=yes"] if archive.trusted else []
+    options += [] if archive.check_valid_until else ["check-valid-until=no"]
+    words = ["deb", f"[{' '.join(options)}]" if options else "", archive.uri, archive.suite]
+    return " ".join(filter(None, (*words, *archive.components)))
