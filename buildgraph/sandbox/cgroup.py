@@ -225,6 +225,10 @@ class ControlGroups:
         _enable(hierarchy.mount, hierarchy.controllers)
         return hierarchy.mount
 
+    def limits(self, controller: str) -> bool:
+        """Say whether `controller` can be limited here. Complete after `open`."""
+        return any(controller in hierarchy.controllers for hierarchy, _, _ in self._parents)
+
     def new_slot(self) -> SlotGroup:
         """Make the groups of one more slot. Call it under a lock."""
         self._slots += 1

@@ -60,7 +60,7 @@ class Zygote:
 
     def _enter_plan(self, userns: dict[str, Any]) -> None:
         """Make the containers' user namespace and, where ids are shifted, the view of the store."""
-        fd = _new_userns(userns["uids"], userns["gids"], userns["setgroups"])
+        fd = new_userns(userns["uids"], userns["gids"], userns["setgroups"])
         base: int = userns["base"]
         if base:
             try:
@@ -112,7 +112,7 @@ class Zygote:
         os.close(netns)
 
 
-def _new_userns(uids: str, gids: str, setgroups: bool) -> int:
+def new_userns(uids: str, gids: str, setgroups: bool) -> int:
     """Return an fd of a new user namespace with these maps (lines of user_namespaces(7))."""
     reader, writer = os.pipe()
     pid, pidfd = k.clone(k.CLONE_NEWUSER)

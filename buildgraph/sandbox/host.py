@@ -147,6 +147,7 @@ class SandboxHost:
                 dns=_dns(spec),
                 stdin=stdin is not None and not spec.tty,
                 netns=spec.network if joined is None else "fd",
+                count_processes=not self._groups.limits("pids"),
             )
             return self._run(spec, plan, output, cancel, stdin, joined)
         finally:

@@ -313,8 +313,8 @@ class UserNetwork:
     def attach(self, netns: int, userns: int) -> None:
         """Start the program for one namespace and wait until its interface is there."""
         assert self.program is not None
-        me = os.getpid()
-        paths = f"/proc/{me}/fd/{netns}", f"/proc/{me}/fd/{userns}"
+        # Through fds of its own: it gives up the rights to look into ours before it opens them.
+        paths = f"/proc/self/fd/{netns}", f"/proc/self/fd/{userns}"
         if os.path.basename(self.program) == "pasta":
             args = [self.program, "--foreground", "--quiet", "--config-net", "-4"]
             args += ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
@@ -324,6 +324,7 @@ class UserNetwork:
             args += ["--netns-type=path", f"--userns-path={paths[1]}", paths[0], "tap0"]
         child = subprocess.Popen(
             args,
+            pass_fds=(netns, userns),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

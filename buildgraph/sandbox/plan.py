@@ -80,14 +80,28 @@ class Machine:
 
 
 def make_plan(
-    spec: SandboxSpec, ids: Ids, machine: Machine, *, dns: str, stdin: bool, netns: str
+    spec: SandboxSpec,
+    ids: Ids,
+    machine: Machine,
+    *,
+    dns: str,
+    stdin: bool,
+    netns: str,
+    count_processes: bool,
 ) -> dict[str, Any]:
-    """Return the plan. `netns` is none, host or fd; `dns` the text of /etc/resolv.conf."""
+    """Return the plan. `netns` is none, host or fd; `dns` the text of /etc/resolv.conf.
+
+    `count_processes` asks for a limit on processes without a control group: the kernel then counts
+    those of all containers of one user together.
+    """
     mask = spec.capability_mask
     if ids.root and not machine.userns:
         mask &= ~_MKNOD  # void in a user namespace; here it would open the host's devices
     limits = spec.limits
     soft, hard = limits.nofile
+    rlimits = [("RLIMIT_NOFILE", soft, hard), ("RLIMIT_CORE", limits.core, limits.core)]
+    if count_processes and limits.pids is not None:
+        rlimits.append(("RLIMIT_NPROC", limits.pids, limits.pids))
     return {
         "lowers": list(spec.lowers),
         "upper": spec.upper,
@@ -111,10 +125,7 @@ def make_plan(
         "read_only_root": spec.read_only_root or spec.upper is None,
         "masked": list(spec.masked),
         "readonly": list(spec.readonly),
-        "rlimits": [
-            ("RLIMIT_NOFILE", soft, hard),
-            ("RLIMIT_CORE", limits.core, limits.core),
-        ],
+        "rlimits": rlimits,
         "shm": limits.shm,
         "mknod": ids.root,
         "tty_gid": machine.base + _TTY_GROUP if ids.has(gid=_TTY_GROUP) else None,
