@@ -79,8 +79,12 @@ class Index:
 
     def put(self, sql: str, values: tuple[Any, ...]) -> int:
         """Run one changing statement as its own transaction; return how many rows it changed."""
-        self._disk.before("commit")
-        return self._guard(lambda connection: connection.execute(sql, values).rowcount)
+
+        def run(connection: sqlite3.Connection) -> int:
+            self._disk.before("commit")
+            return connection.execute(sql, values).rowcount
+
+        return self._guard(run)
 
     def write(self, change: Callable[[sqlite3.Connection], T], flush: bool = False) -> T:
         """Run `change` in one exclusive transaction; with `flush` it survives a power cut.
@@ -116,7 +120,8 @@ class Index:
         """Give pages freed by deletions back to the file system."""
 
         def run(connection: sqlite3.Connection) -> None:
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # A statement without columns is stepped once by execute(), which frees one page.
+            connection.executescript("PRAGMA incremental_vacuum;")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
         self._guard(run)
