@@ -267,7 +267,8 @@ class _Finder:
                 Group(source, "", True, tuple(walk(self.tree, found.path, self.exclude)))
             )
         elif found.stat.kind is Kind.SOCKET:
-            raise InputError(f"{source!r} is a socket, which no layer can hold", self.where)
+            if not by_glob:
+                raise InputError(f"{source!r} is a socket, which no layer can hold", self.where)
         elif self.unpacks(found):
             self.archives.append(found.path)
         else:
