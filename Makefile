@@ -19,7 +19,8 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || \
 PYTEST := $(BIN)/python -m pytest -q
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq --no-input
 
-.PHONY: demo test dev check bench fmt unit kernel packages-run packages-test
+.PHONY: demo test dev check bench fmt unit kernel packages-run packages-test \
+	check-format check-lint check-types check-layers
 
 dev: .venv/made
 
@@ -54,9 +55,18 @@ kernel: packages-test dev
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/kernel tests/e2e
 
 check: dev
-	$(BIN)/ruff format --quiet --check .
-	$(BIN)/ruff check --quiet .
+	@$(MAKE) --keep-going -j1 check-format check-lint check-types check-layers
+
+check-format:
+	$(BIN)/ruff format --quiet --check --output-format concise .
+
+check-lint:
+	$(BIN)/ruff check --quiet --output-format concise .
+
+check-types:
 	$(BIN)/mypy --no-error-summary
+
+check-layers:
 	$(PYTEST) tests/unit/test_layering.py tests/unit/test_names.py
 
 bench: packages-test dev
