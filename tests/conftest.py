@@ -23,6 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # useradd, ip and runc live where an ordinary user's path does not look.
+    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    extra = [path for path in ("/usr/local/sbin", "/usr/sbin", "/sbin") if path not in paths]
+    os.environ["PATH"] = os.pathsep.join(paths + extra)
     # A deadline per example measures the neighbours on a shared machine, not us. In CI the
     # examples are the same in every run, so that a red run can be had again.
     from hypothesis import settings
