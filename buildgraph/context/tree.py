@@ -21,13 +21,14 @@ import os
 import stat as bits
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Observation, Row, fingerprint, settled
+from buildgraph.context.parallel import halves, in_threads
 from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import FileStat, Kind, name_order
@@ -50,8 +51,6 @@ _YOUNG_NS: Final = 100_000_000  # no single write(2) to a file we also read last
 _BIG: Final = 256 << 10
 _PROBE: Final = 256  # files hashed first, to see whether their bytes come from the disk
 _DISK_THREADS: Final = 4
-
-_Result = TypeVar("_Result")
 
 
 class StatCache(Protocol):
@@ -92,6 +91,8 @@ class ContextTree:
         self._seen: dict[str, _Listing] = {}  # of each directory read: with what is left out
         self._shown: dict[str, bool] = {}
         self._digests: dict[str, Digest] = {}
+        self._last = threading.Lock()  # held while the descriptor of `_last_dir` is used
+        self._last_dir: tuple[str, int] = ("", -1)
         self._young: set[str] = set()  # hashed when it had just been written
         self._reader = Reader()
         try:
@@ -114,6 +115,10 @@ class ContextTree:
 
     def close(self) -> None:
         """Close the root; a second call does nothing."""
+        with self._last:
+            if self._last_dir[1] >= 0:
+                os.close(self._last_dir[1])
+            self._last_dir = ("", -1)
         self._root.close()
 
     # --- what is there ---------------------------------------------------------------------
@@ -251,18 +256,30 @@ class ContextTree:
         if stat is None or stat.kind is not Kind.FILE:
             raise InputError(f"not a regular file: {path}", Location(self.root))
         parent, _, name = path.rpartition("/")
-        try:
-            directory = self._open_dir(parent)
-        except OSError as error:
-            raise cannot_read(path, error) from error
-        try:
+        with self._last:
+            directory = self._kept_dir(parent, path)
             if path in self._young:
                 again = self._reader.hash(directory, name, path, stat)
                 if again != self._digests.get(path, again):
                     raise changed(path, "it was still being written")
             return self._reader.open(directory, name, path, stat)
-        finally:
-            os.close(directory)
+
+    def _kept_dir(self, parent: str, path: str) -> int:
+        """Return a descriptor that is kept until another directory is asked for: files come sorted.
+
+        It stays the directory it was, even if something else gets its name.
+        """
+        kept, fd = self._last_dir
+        if kept == parent and fd >= 0:
+            return fd
+        try:
+            now = self._open_dir(parent)
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        self._last_dir = (parent, now)
+        if fd >= 0:
+            os.close(fd)
+        return now
 
     def xattrs(self, path: str) -> tuple[tuple[str, bytes], ...]:
         """Return the extended attributes that are kept, sorted by name."""
@@ -350,8 +367,8 @@ class ContextTree:
             parts = _DISK_THREADS if waited else 1
         size = -(-len(small) // parts)
         jobs = [small[at * size : (at + 1) * size] for at in range(parts)]
-        jobs += [big] if small else _halves(big, [self._file_stat(path).size for path in big])
-        for found in _in_threads([partial(self._hash_all, job) for job in jobs if job]):
+        jobs += [big] if small else halves(big, [self._file_stat(path).size for path in big])
+        for found in in_threads([partial(self._hash_all, job) for job in jobs if job]):
             out.update(found)
         return out
 
@@ -443,37 +460,3 @@ def _by_directory(paths: Iterable[str]) -> list[tuple[str, list[tuple[str, str]]
         parent, _, name = path.rpartition("/")
         groups.setdefault(parent, []).append((path, name))
     return sorted(groups.items(), key=lambda group: name_order(group[0]))
-
-
-def _halves(paths: list[str], sizes: list[int]) -> list[list[str]]:
-    """Split into two lists of about the same number of bytes, biggest first."""
-    sides: list[list[str]] = [[], []]
-    weights = [0, 0]
-    for size, path in sorted(zip(sizes, paths, strict=True), reverse=True):
-        lighter = 0 if weights[0] <= weights[1] else 1
-        sides[lighter].append(path)
-        weights[lighter] += size
-    return sides
-
-
-def _in_threads(jobs: Sequence[Callable[[], _Result]]) -> list[_Result]:
-    """Run the jobs side by side, the first one here, and raise the first failure of all."""
-    results: dict[int, _Result] = {}
-    failures: dict[int, BaseException] = {}
-
-    def work(at: int) -> None:
-        try:
-            results[at] = jobs[at]()
-        except BaseException as error:  # noqa: BLE001 raised again below, in the caller's thread
-            failures[at] = error
-
-    threads = [threading.Thread(target=work, args=(at,)) for at in range(1, len(jobs))]
-    for thread in threads:
-        thread.start()
-    if jobs:
-        work(0)
-    for thread in threads:
-        thread.join()
-    for at in sorted(failures):
-        raise failures[at]
-    return [results[at] for at in range(len(jobs))]
