@@ -16,7 +16,7 @@ from typing import Final
 
 from buildgraph.rootpath import Root
 from buildgraph_rules.debian.control import BinaryPackage
-from buildgraph_rules.debian.database import write_file
+from buildgraph_rules.debian.database import read_file, write_file
 from buildgraph_rules.debian.deb import Deb
 from buildgraph_rules.debian.resolve import bootstrap_set, closure, pre_depends
 
@@ -193,12 +193,8 @@ def _rename(root: Root, old: str, new: str) -> bool:
 
 
 def _remove_ours(root: Root, path: str, ending: bytes) -> None:
-    try:
-        fd = root.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return
-    with open(fd, "rb") as file:
-        ours = file.read(4096).endswith(ending)
+    data = read_file(root, path, 4096)
+    ours = data is not None and data.endswith(ending)
     if ours:
         parent, name = root.parent(path)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -62,18 +63,29 @@ def status_entry(deb: Deb) -> str:
 
 
 def unfinished(root: Root) -> list[str]:
-    """Return `name (status)` of every package that is not installed. Raises HostError, OSError."""
-    fd = root.open(STATUS, os.O_RDONLY | os.O_NOFOLLOW)
-    with open(fd, "rb") as file:
-        data = file.read(_STATUS_BYTES + 1)
-    if len(data) > _STATUS_BYTES:
-        raise HostError("dpkg's status file became absurdly long")
+    """Return `name (status)` of every package that is not installed. Raises HostError."""
+    data = read_file(root, STATUS, _STATUS_BYTES)
+    if data is None:
+        raise HostError("dpkg's status file is gone")
     found = []
     for _, text in paragraphs(data.decode("utf-8", "replace")):
         fields = parse_paragraph(text)
         if fields.get("status") != "install ok installed":
             found.append(f"{fields.get('package')} ({fields.get('status')})")
     return found
+
+
+def read_file(root: Root, path: str, limit: int) -> bytes | None:
+    """Return a regular file of the root, None where there is none or it is longer than `limit`."""
+    try:
+        fd = root.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else None
 
 
 def write_file(root: Root, path: str, data: bytes, mode: int = 0o644) -> None:

@@ -4,7 +4,6 @@ the packages came from or how a sandbox works.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -12,8 +11,15 @@ from buildgraph.errors import HostError, InputError, Location
 from buildgraph.rootpath import Root
 from buildgraph_rules.debian.cleaning import clean
 from buildgraph_rules.debian.configure import Run, plan, set_up, tear_down
-from buildgraph_rules.debian.database import unfinished, write_database, write_entries, write_file
+from buildgraph_rules.debian.database import (
+    read_file,
+    unfinished,
+    write_database,
+    write_entries,
+    write_file,
+)
 from buildgraph_rules.debian.deb import Deb, read_deb
+from buildgraph_rules.debian.keystore import settle_keystore
 from buildgraph_rules.debian.resolve import configure_order
 from buildgraph_rules.debian.unpack import Unpacked, unpack
 
@@ -83,6 +89,7 @@ def _install(
             raise HostError("packages were left unconfigured: " + ", ".join(left[:10]), where)
         tear_down(root)
         clean(root)
+        settle_keystore(root, epoch)
 
 
 def _lay_out(debs: Mapping[str, Deb], order: Sequence[str], directory: str, note: Note) -> None:
@@ -92,11 +99,11 @@ def _lay_out(debs: Mapping[str, Deb], order: Sequence[str], directory: str, note
     with Root.at(directory) as root:
         write_entries(root, unpacked)
         for master, target in _MASTERS:
-            data = _read(root, f"{_MASTER_DIRECTORY}/{master}")
-            if data is not None and _read(root, target) is None:
+            data = read_file(root, f"{_MASTER_DIRECTORY}/{master}", _SMALL_FILE)
+            if data is not None and read_file(root, target, _SMALL_FILE) is None:
                 write_file(root, target, data)
         bundle = b"".join(_certificates(root, unpacked))
-        if bundle and _read(root, _BUNDLE) is None:
+        if bundle and read_file(root, _BUNDLE, _SMALL_FILE) is None:
             write_file(root, _BUNDLE, bundle)
 
 
@@ -105,18 +112,9 @@ def _certificates(root: Root, packages: Sequence[Unpacked]) -> Iterator[bytes]:
     paths = [path for unpacked in packages for path in unpacked.paths]
     for path in sorted(paths):
         if path.startswith(_CERTIFICATES) and path.endswith(".crt"):
-            data = _read(root, path)
+            data = read_file(root, path, _SMALL_FILE)
             if data is not None:
                 yield data.rstrip(b"\n") + b"\n"
-
-
-def _read(root: Root, path: str) -> bytes | None:
-    try:
-        fd = root.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:
-        return file.read(_SMALL_FILE)
 
 
 def read_all(paths: Sequence[str]) -> list[Deb]:

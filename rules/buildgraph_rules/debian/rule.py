@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from buildgraph.boxfile.target import Target
-from buildgraph.errors import BuildgraphError, HostError, InputError
+from buildgraph.errors import BuildgraphError, HostError, InputError, Location
 from buildgraph.oci.types import ImageConfig, Platform
 from buildgraph_cache.digest import Digest
 from buildgraph_rules.debian.spec import SPEC
@@ -33,7 +33,7 @@ __all__ = [
     "build_root",
     "config",
     "fetch",
-    "op",
+    "packages_op",
     "platforms",
     "resolve",
 ]
@@ -173,15 +173,16 @@ def build_root(
     directory: str,
     run: Run,
     *,
-    target: Target,
+    op: PackagesOp,
+    where: Location,
     epoch: int = _EPOCH,
     note: Callable[[str], None] = lambda _text: None,
 ) -> None:
-    """Make the root file system in `directory`, which is empty and ours alone.
+    """Make the root file system in `directory`, which is empty and ours alone. Not atomic.
 
-    `debs` are the paths from `fetch`. `run(argv, env, root)` runs a command as uid 0 with `root`
-    as its root, cwd / and umask 022, with /proc and a small /dev, and raises where it fails. The
-    same packages give the same tree, but for times, which the committer sets. Not atomic.
+    `debs` are the paths from `fetch`, `op` is the node's. `run(argv, env, root)` runs a command as
+    uid 0 with `root` as its root, cwd / and umask 022, with /proc and a small /dev, and raises
+    where it fails. The same packages give the same tree, but for times: those the committer sets.
     """
     from buildgraph_rules.debian.rootfs import build, read_all
 
@@ -196,19 +197,19 @@ def build_root(
         packages,
         directory,
         run,
-        configured=target.flag("configure"),
-        files=op(resolution, target).files,
+        configured=op.configure,
+        files=op.files,
         epoch=epoch,
-        where=target.where,
+        where=where,
         note=note,
     )
 
 
-def op(resolution: Resolution, target: Target) -> PackagesOp:
+def packages_op(target: Target, resolution: Resolution) -> PackagesOp:
     """Return the node's op: everything that decides about the result of `build_root`."""
-    from buildgraph_rules.debian.pins import packages_op
+    from buildgraph_rules.debian import pins
 
-    return packages_op(resolution, configure=target.flag("configure"))
+    return pins.packages_op(resolution, configure=target.flag("configure"))
 
 
 def config(target: Target, platform: Platform, resolution: Resolution) -> ImageConfig:

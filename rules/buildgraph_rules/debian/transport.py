@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from buildgraph.errors import HostError, Interrupted
@@ -186,28 +186,6 @@ class _Retry(Exception):
         super().__init__(reason)
         self.reason = reason
         self.after = after
-
-
-def append_to(file: IO[bytes], response: Response, limit: int, uri: str) -> None:
-    """Write a response where it belongs in `file`.
-
-    Raises HostError past `limit` bytes and for a full disk, which must not look like the network.
-    """
-    length = response.offset
-    _on_disk(file, lambda: (file.seek(length), file.truncate()))
-    for chunk in response.chunks:
-        length += len(chunk)
-        if length > limit:
-            raise HostError(f"{without_login(uri)} is longer than the {limit} bytes it should have")
-        _on_disk(file, lambda data=chunk: file.write(data))  # type: ignore[misc]
-    _on_disk(file, file.flush)
-
-
-def _on_disk(file: IO[bytes], act: Callable[[], object]) -> None:
-    try:
-        act()
-    except OSError as error:
-        raise HostError(f"cannot write {file.name}: {error.strerror}") from error
 
 
 def _starts_at(answer: http.client.HTTPResponse, offset: int) -> bool:
