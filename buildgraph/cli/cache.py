@@ -12,12 +12,25 @@ import click
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.options import store_option
 from buildgraph.cli.places import default_store
+from buildgraph.cli.words import plural
 from buildgraph.cli.words import size as shown_size
 from buildgraph.dockerfile.durations import parse_duration
 from buildgraph.dockerfile.mounts import parse_size
 from buildgraph.errors import Location
 from buildgraph.oci.layers import LayerStore
 from buildgraph_cache.store import Store
+
+
+# What the parts of a store are, in a user's words.
+_NAMES = {
+    "blobs": "compressed layers, packages",
+    "snapshots": "unpacked layers",
+    "mounts": "cache mounts",
+    "tmp": "steps under way",
+    "partial": "unfinished downloads",
+    "index": "records",
+    "frame": "directories",
+}
 
 
 @click.group("cache")
@@ -44,12 +57,14 @@ def du(as_json: bool, store: str | None) -> None:
     """Say how much room the store takes, and what for."""
     with _open(store) as opened:
         report = opened.du()
-    rows = report.rows()
     if as_json:
-        click.echo(json.dumps([{"kind": k, "count": c, "bytes": b} for k, c, b in rows]))
+        parts = [{"kind": p.kind, "count": p.count, "bytes": p.size} for p in report.parts]
+        click.echo(json.dumps({"total": report.total, "parts": parts}))
         return
-    for kind, count, used in rows:
-        click.echo(f"{kind:<20} {count:>8} {shown_size(used):>10}")
+    for part in report.parts:
+        if part.count and part.size:
+            click.echo(f"{_NAMES.get(part.kind, part.kind):<28} {part.count:>8} {shown_size(part.size):>10}")
+    click.echo(f"{'in all':<28} {'':>8} {shown_size(report.total):>10}")
 
 
 @command.command("gc")
@@ -65,7 +80,20 @@ def gc(max_size: str | None, max_age: str | None, store: str | None) -> None:
             max_bytes=None if max_size is None else parse_size(max_size, where),
             max_age=None if max_age is None else parse_duration(max_age, where) / 1e9,
         )
-    click.echo(report.text())
+    freed = report.before - report.after
+    click.echo(
+        f"freed {shown_size(max(0, freed))}: {plural(report.objects, 'object')}, "
+        f"{plural(report.records, 'record')}; {shown_size(report.after)} are left"
+    )
+    if report.over_limit:
+        why = (
+            f"{shown_size(report.pinned_size)} are in use by running builds"
+            if report.pinned
+            else "what is left cannot be removed"
+        )
+        click.echo(f"still over the limit: {why}")
+    for path in report.stuck:
+        click.echo(f"could not delete {path}", err=True)
 
 
 @command.command("verify")

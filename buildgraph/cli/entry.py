@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -60,6 +61,12 @@ def guarded(function: F) -> F:
             leave(report(error))
         except BrokenPipeError:
             leave(0)  # `buildgraph ... | head -1`: the reader has what it wanted
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception:
+            traceback.print_exc()
+            _say("this is a bug in buildgraph; please report it with the lines above")
+            leave(EXIT_BUG)
         leave(int(code or 0))
 
     return wrapper  # type: ignore[return-value]  # same parameters, by functools.wraps

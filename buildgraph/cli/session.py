@@ -143,7 +143,7 @@ class Session:
             workspace_root=workspace.root,
             offline=self.settings.offline,
             refresh=self.settings.pull,
-            notice=lambda text: listener(ev.Notice(self.now(), text)),
+            progress=lambda text, done, total: None,
         )
 
         def resolve_rule(target: Target, platform: Platform) -> RulePlan:

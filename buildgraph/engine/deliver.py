@@ -163,6 +163,8 @@ class Deliverer:
                 image = image_target(target)
                 tags = (*(t.text for t in image.tags), *tags)
                 annotations = (*image.annotations, *annotations)
+            elif target is not None and "tags" in target.attrs:
+                tags = (*target.texts("tags"), *tags)
             tags = tuple(dict.fromkeys(str(parse_reference(t).with_default_tag()) for t in tags))
             needs = tuple(p.node for p in plans if p.node is not None)
 

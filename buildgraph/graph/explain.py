@@ -25,6 +25,7 @@ _WORDS = {
     "platform": "the platform",
     "epoch": "SOURCE_DATE_EPOCH",
     "profile": "the sandbox profile",
+    "recipe": "buildgraph's recipe for packages",
     "schema": "the key format of buildgraph",
     "chmod": "--chmod",
     "unpack": "--unpack",

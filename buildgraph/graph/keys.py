@@ -117,6 +117,7 @@ def packages_key(op: PackagesOp, platform: Platform, epoch: int, profile: str) -
             "packages": [list(p) for p in op.packages],
             "configure": op.configure,
             "files": dict(op.files),
+            "recipe": op.recipe,
             "profile": profile,
         }
     )

@@ -111,6 +111,7 @@ class PackagesOp:
     packages: tuple[tuple[str, str, str, str], ...]  # (name, version, architecture, sha256), in order
     configure: bool
     files: tuple[tuple[str, str], ...] = ()  # extra text files: (path, content)
+    recipe: str = ""  # the version of what makes a tree of the packages
 
 
 Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp

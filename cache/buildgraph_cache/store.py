@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 
 from buildgraph.errors import StoreCorrupt
@@ -252,6 +253,14 @@ class Store:
     def remove_blob(self, digest: Digest) -> None:
         """Delete a blob and every record that leads to it; idempotent."""
         self._shelf.remove(blob_ref(digest))
+
+    def partial_path(self, name: str) -> Path:
+        """Return a path for a download that outlives its process; the caller locks and hashes it.
+
+        `name` is hashed, so it may be any text.
+        """
+        hexadecimal = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        return Path(self.layout.directory("partial")) / hexadecimal
 
     def partial(
         self,

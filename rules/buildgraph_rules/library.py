@@ -1,0 +1,174 @@
+"""Knows how targets of the library's rules become nodes, and does those nodes; must not know what
+the targets are built for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from buildgraph import limits
+from buildgraph.boxfile.target import Target
+from buildgraph.errors import BuildFailed, HostError, InputError, Interrupted
+from buildgraph.graph.ops import Node, PackagesOp
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.types import ImageConfig, Layer, Platform
+from buildgraph.sandbox.host import SandboxHost
+from buildgraph.sandbox.spec import Limits, SandboxSpec
+from buildgraph_cache.store import Store
+
+if TYPE_CHECKING:
+    from buildgraph_rules.debian.lock import Lock
+    from buildgraph_rules.debian.pins import Resolution
+
+LOCK = "Boxfile.lock"
+_TAIL = 16 * 1024
+
+
+class Work(Protocol):
+    """What the engine hands over with a node."""
+
+    node: Node
+    output: Callable[[bytes], None]
+    progress: Callable[[str, int, int], None]
+    cancel: threading.Event
+
+
+class Rules:
+    """The rules of one build; an executor for the nodes they make."""
+
+    def __init__(
+        self,
+        store: Store,
+        layers: LayerStore,
+        sandbox: SandboxHost,
+        *,
+        workspace_root: str,
+        offline: bool,
+        refresh: bool,
+        progress: Callable[[str, int, int], None],
+        use_lock: bool = True,
+    ):
+        """`refresh` asks the archives again; `progress` is told of downloads before the build."""
+        self._store = store
+        self._layers = layers
+        self._sandbox = sandbox
+        self._root = workspace_root
+        self._offline = offline
+        self._refresh = refresh
+        self._progress = progress
+        self._resolved: dict[PackagesOp, Resolution] = {}
+        self._lock = self._read_lock() if use_lock else None
+
+    @property
+    def lock_path(self) -> str:
+        """Where this workspace's lock file is, whether it exists or not."""
+        return os.path.join(self._root, LOCK)
+
+    def resolve(self, target: Target, platform: Platform) -> Resolution:
+        """Return the pinned packages of a `debian` target."""
+        from buildgraph_rules.debian import rule
+
+        return rule.resolve(
+            target,
+            platform,
+            store=self._store,
+            workspace=self._root,
+            lock=self._lock,
+            offline=self._offline,
+            refresh=self._refresh,
+            progress=self._progress,
+        )
+
+    def plan(self, target: Target, platform: Platform) -> tuple[PackagesOp, ImageConfig]:
+        """Return what makes a target's files, and how they run."""
+        from buildgraph_rules.debian import rule
+
+        if target.rule != "debian":
+            raise InputError(f"there is no rule {target.rule!r}", target.where)
+        resolution = self.resolve(target, platform)
+        op = replace(rule.packages_op(target, resolution), recipe=rule.PROFILE)
+        self._resolved[op] = resolution
+        return op, rule.config(target, platform, resolution)
+
+    def execute(self, work: Work) -> Layer | None:
+        """Download, unpack and configure the packages of a node."""
+        from buildgraph_rules.debian import rule
+
+        op = work.node.op
+        assert isinstance(op, PackagesOp)
+        resolution = self._resolved[op]
+        debs = rule.fetch(
+            resolution,
+            self._store,
+            progress=work.progress,
+            cancelled=work.cancel.is_set,
+        )
+        with self._store.new_scratch() as scratch:
+            upper = scratch.upper
+            count = 0
+
+            def run(argv: Sequence[str], env: Mapping[str, str], root: str) -> None:
+                nonlocal count
+                count += 1
+                self._run(work, argv, env, root, scratch.directory(f"work{count}"))
+
+            rule.build_root(
+                resolution,
+                debs,
+                upper,
+                run,
+                op=op,
+                where=work.node.where,
+                epoch=self._layers.epoch,
+                note=lambda text: work.progress(text, 0, 0),
+            )
+            return self._layers.commit(Path(upper), None)
+
+    def _run(
+        self, work: Work, argv: Sequence[str], env: Mapping[str, str], root: str, work_dir: str
+    ) -> None:
+        """Run one command of the recipe in the sandbox, its root being the directory itself."""
+        tail = bytearray()
+
+        def output(data: bytes) -> None:
+            tail.extend(data)
+            del tail[:-_TAIL]
+            work.output(data)
+
+        spec = SandboxSpec(
+            lowers=(),
+            upper=root,
+            work=work_dir,
+            args=tuple(argv),
+            env=tuple(env.items()),
+            network="none",
+            limits=Limits(log=limits.STEP_LOG_BYTES),
+        )
+        status = self._sandbox.run(spec, output, work.cancel)
+        if work.cancel.is_set():
+            raise Interrupted("interrupted")
+        if status.code != 0:
+            lines = tail.decode("utf-8", "backslashreplace").rstrip("\n").split("\n")[-20:]
+            raise BuildFailed(
+                f"{' '.join(argv)[:200]} exited with code {status.code}",
+                work.node.where,
+                label=work.node.label,
+                log=tuple(lines),
+            )
+
+    def _read_lock(self) -> Lock | None:
+        try:
+            with open(self.lock_path, "rb") as file:
+                data = file.read(limits.BOXFILE_BYTES * 16)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HostError(f"cannot read {LOCK}: {error.strerror}") from error
+        from buildgraph_rules.debian.lock import read_lock
+
+        return read_lock(data.decode("utf-8", "surrogateescape"), LOCK)
