@@ -229,7 +229,8 @@ def test_rules_against_the_reference(lines: list[str], parts: list[str]) -> None
 def test_cleaning_twice_changes_nothing(line: str) -> None:
     if line.strip():
         once = clean_pattern(line)
-        if once not in ("", "!"):
+        # `/!a` is `!a` once the slash is gone, and then brings back: moby reads it so
+        if once not in ("", "!") and once[0] != "!":
             assert clean_pattern(once) == once
 
 
