@@ -141,7 +141,7 @@ class LiveScreen:
             case ev.Notice():
                 self._keep(self._frame.notice(event))
             case _:
-                pass  # images and counts belong to the ending
+                pass  # the ending's, or the command's
 
     def _note(self, event: ev.NodeOutput | ev.NodeProgress) -> None:
         running = self._state.running.get(event.node)

@@ -29,13 +29,16 @@ _RED, _GREEN, _YELLOW, _DIM = "31", "32", "33", "2"
 
 
 class Ending:
-    """Collects what is said at the end of a build: failures in full, images, counts."""
+    """Collects what is said at the end of a build: failures in full, counts.
+
+    What was made, a command says itself: its last words stand on stdout, also when a build that
+    changes nothing is answered without events.
+    """
 
     def __init__(self, color: bool, env: Mapping[str, str]):
         self._color = color
         self._env = env
         self._failures: list[BuildgraphError] = []
-        self._images: list[ev.ImageBuilt] = []
         self._finished: ev.BuildFinished | None = None
         self._said = False
 
@@ -44,8 +47,6 @@ class Ending:
         if isinstance(event, ev.NodeFailed):
             if not any(event.error is known for known in self._failures):
                 self._failures.append(event.error)
-        elif isinstance(event, ev.ImageBuilt):
-            self._images.append(event)
         elif isinstance(event, ev.BuildFinished):
             self._finished = event
 
@@ -53,22 +54,17 @@ class Ending:
         """Say whether `text` has had this error."""
         return self._said and any(error is known for known in self._failures)
 
-    def digests(self) -> str:
-        """Return the digest of every image, one a line, in the order they were made."""
-        return "".join(f"{safe(image.digest)}\n" for image in self._images)
-
     def failures(self) -> str:
         """Return the reports of all failures."""
         self._said = True
         return "\n".join(render_error(error, self._color, self._env) for error in self._failures)
 
     def summary(self) -> str:
-        """Return images and counts, "" where the build did not come to its end."""
-        lines = [line for image in self._images for line in words.image_lines(image)]
-        if self._finished is not None:
-            if self._finished.ok:
-                lines += words.critical_path(self._finished)
-            lines.append(words.counts(self._finished))
+        """Return the counts, "" where the build did not come to its end."""
+        if self._finished is None:
+            return ""
+        lines = list(words.critical_path(self._finished)) if self._finished.ok else []
+        lines.append(words.counts(self._finished))
         return "".join(f"{no_commands(line)}\n" for line in lines)
 
     def text(self) -> str:
@@ -132,12 +128,13 @@ class PlainScreen:
                 yield from self._rest(event.node, event.time)
                 yield from self._ended(event)
             case ev.NodeCancelled():
-                yield from self._rest(event.node, event.time)
-                yield self._node(event, self._paint(_YELLOW, "CANCELLED"))
+                if event.node in self._since:  # of those that never began, the count says enough
+                    yield from self._rest(event.node, event.time)
+                    yield self._node(event, self._paint(_YELLOW, "CANCELLED"))
             case ev.Notice():
                 yield notice(event)
             case _:
-                pass  # images and counts belong to the ending
+                pass  # the ending's, or the command's
 
     def _started(self, event: ev.NodeStarted) -> Iterator[str]:
         self._since[event.node] = event.time
@@ -186,10 +183,9 @@ class PlainScreen:
 
 
 class QuietScreen:
-    """Says nothing but the digests (on `out`) and what went wrong (on `err`)."""
+    """Says nothing but what went wrong."""
 
-    def __init__(self, out: TextIO, err: TextIO, env: Mapping[str, str]):
-        self._out = Writer(out)
+    def __init__(self, err: TextIO, env: Mapping[str, str]):
         self._err = Writer(err)
         self._ending = Ending(wants_color(err, env), env)
         self._lock = threading.Lock()
@@ -205,14 +201,12 @@ class QuietScreen:
                 self._err.write(no_commands(notice(event)) + "\n")
 
     def close(self) -> None:
-        """Write the digests and the failures."""
+        """Write the failures."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._out.write(self._ending.digests())
             self._err.write(self._ending.failures())
-        self._out.close()
         self._err.close()
 
     def has_shown(self, error: BuildgraphError) -> bool:

@@ -46,8 +46,8 @@ class Screen(Protocol):
 def make_listener(mode: str, out: TextIO, err: TextIO, env: Mapping[str, str]) -> Screen:
     """Return the screen for `mode` ("auto", "tty", "plain", "json" or "quiet").
 
-    People read `err`; programs read `out`: JSON lines, or the digests alone in quiet mode. The
-    live view needs a terminal that can move its cursor, and gives way to plain lines elsewhere.
+    People read `err`; programs read `out`, which gets JSON lines and nothing else. The live view
+    needs a terminal that can move its cursor, and gives way to plain lines elsewhere.
     """
     if mode == "auto":
         mode = _BUILDKIT.get(env.get("BUILDKIT_PROGRESS", ""), "auto")
@@ -58,7 +58,7 @@ def make_listener(mode: str, out: TextIO, err: TextIO, env: Mapping[str, str]) -
     if mode == "quiet":
         from buildgraph.cli.progress_plain import QuietScreen
 
-        return QuietScreen(out, err, env)
+        return QuietScreen(err, env)
     if _can_draw(err, env) and (mode == "tty" or (mode == "auto" and not _in_ci(env))):
         from buildgraph.cli.progress_live import LiveScreen
 

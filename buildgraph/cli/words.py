@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from buildgraph.cli.escape import safe
-from buildgraph.events import BuildFinished, ImageBuilt
+from buildgraph.events import BuildFinished
 
 _CRITICAL_STEPS = 5  # shown of the critical path; the slowest are what one acts on
 
@@ -60,15 +60,6 @@ def counts(event: BuildFinished) -> str:
         if count or always
     ]
     return f"{', '.join(parts)} in {seconds(event.time)}"
-
-
-def image_lines(image: ImageBuilt) -> Iterator[str]:
-    """Yield what was made: label, digest, size, and each place it was put."""
-    platform = f" ({safe(image.platform)})" if image.platform else ""
-    amount = f"{size(image.size)} in {plural(image.layers, 'layer')}"
-    yield f"{safe(image.label)}{platform} {safe(image.digest)} {amount}"
-    for output in image.outputs:
-        yield f"  -> {safe(output)}"
 
 
 def critical_path(event: BuildFinished) -> Iterator[str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from buildgraph.cli import words
-from buildgraph.events import BuildFinished, ImageBuilt
+from buildgraph.events import BuildFinished
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,6 @@ def test_counts_put_what_went_wrong_first() -> None:
     assert words.counts(BuildFinished(3.2, False, 0, 1, 1, 7)) == (
         "failed 1, built 0, cached 1, cancelled 7 in 3.2s"
     )
-
-
-def test_an_image_names_its_platform_and_places() -> None:
-    image = ImageBuilt(
-        1, "//a:image", "sha256:ab", "sha256:cd", 1_200_000, 1, ("a.tar", "b"), "linux/arm64"
-    )
-    assert list(words.image_lines(image)) == [
-        "//a:image (linux/arm64) sha256:ab 1.2 MB in 1 layer",
-        "  -> a.tar",
-        "  -> b",
-    ]
 
 
 def test_a_short_critical_path_is_not_worth_a_line() -> None:
