@@ -10,6 +10,7 @@ from buildgraph.cli.escape import safe
 from buildgraph.events import BuildFinished
 
 _CRITICAL_STEPS = 5  # shown of the critical path; the slowest are what one acts on
+_CRITICAL_SHARE = 0.03  # of its time, for a step to be worth a line
 
 
 def seconds(value: float) -> str:
@@ -66,9 +67,10 @@ def critical_path(event: BuildFinished) -> Iterator[str]:
     """Yield the slowest steps of the longest chain in the order they ran, if it took a while."""
     path: Sequence[tuple[str, float]] = event.critical_path
     total = sum(spent for _, spent in path)
-    if total < 1.0 or len(path) < 2:
+    matter = [i for i in range(len(path)) if path[i][1] >= total * _CRITICAL_SHARE]
+    if total < 1.0 or len(matter) < 2:
         return
-    slowest = sorted(range(len(path)), key=lambda i: -path[i][1])[:_CRITICAL_STEPS]
+    slowest = sorted(matter, key=lambda i: -path[i][1])[:_CRITICAL_STEPS]
     yield f"critical path {seconds(total)} in {plural(len(path), 'step')}, the longest:"
     for index in sorted(slowest):
         name, spent = path[index]

@@ -58,6 +58,11 @@ def test_a_short_critical_path_is_not_worth_a_line() -> None:
     assert list(words.critical_path(BuildFinished(1, True, 2, 0, 0, 0, path))) == []
 
 
+def test_a_critical_path_of_one_step_that_matters_says_nothing_new() -> None:
+    path = (("a", 0.1), ("b", 30.0), ("c", 0.1))
+    assert list(words.critical_path(BuildFinished(31, True, 3, 0, 0, 0, path))) == []
+
+
 def test_the_critical_path_names_its_slowest_steps_in_order() -> None:
     path = tuple((f"step {n}", float(n % 4)) for n in range(12))
     lines = list(words.critical_path(BuildFinished(1, True, 12, 0, 0, 0, path)))
