@@ -31,6 +31,7 @@ import threading
 from typing import Any, Final, TextIO
 
 from buildgraph import events as ev
+from buildgraph.cli import words
 from buildgraph.cli.writer import Writer
 from buildgraph.errors import BuildFailed, BuildgraphError, InputErrors
 
@@ -52,6 +53,7 @@ class JsonScreen:
         with self._lock:
             if self._closed:
                 return
+            event = words.as_meant(event)
             if isinstance(event, _ENDS):
                 self._flush(event.time, event.node)
             row = {"event": _name(type(event)), **_fields(event)}

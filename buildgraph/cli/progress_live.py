@@ -103,6 +103,7 @@ class LiveScreen:
         with self._lock:
             if self._closed:
                 return
+            event = words.as_meant(event)
             self._ending.add(event)
             self._take(event)
 

@@ -92,6 +92,7 @@ class PlainScreen:
         with self._lock:
             if self._closed:
                 return
+            event = words.as_meant(event)
             self._ending.add(event)
             for line in self._lines(event):
                 self._writer.write(
@@ -196,6 +197,7 @@ class QuietScreen:
         with self._lock:
             if self._closed:
                 return
+            event = words.as_meant(event)
             self._ending.add(event)
             if isinstance(event, ev.Notice) and event.level == "warning":
                 self._err.write(no_commands(notice(event)) + "\n")

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from buildgraph.cli.escape import safe
-from buildgraph.events import BuildFinished
+from buildgraph.errors import Interrupted
+from buildgraph.events import BuildFinished, Event, NodeCancelled, NodeFailed
 
 _CRITICAL_STEPS = 5  # shown of the critical path; the slowest are what one acts on
 _CRITICAL_SHARE = 0.03  # of its time, for a step to be worth a line
@@ -46,6 +47,13 @@ def progress(text: str, done: int, total: int) -> str:
     """Return `fetch x.deb 1.2 MB / 3.4 MB`, as far as it is known."""
     amount = f" {size(done)} / {size(total)}" if total else f" {size(done)}" if done else ""
     return safe(text) + amount
+
+
+def as_meant(event: Event) -> Event:
+    """Return a step that was interrupted as cancelled, since nothing in it went wrong."""
+    if isinstance(event, NodeFailed) and isinstance(event.error, Interrupted):
+        return NodeCancelled(event.time, event.node, event.label, event.title)
+    return event
 
 
 def counts(event: BuildFinished) -> str:

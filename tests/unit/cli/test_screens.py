@@ -19,7 +19,7 @@ from buildgraph import events as ev
 from buildgraph.cli import progress_json, progress_plain
 from buildgraph.cli.progress_live import Frame, _Running, _State
 from buildgraph.cli.screen import make_listener
-from buildgraph.errors import BuildFailed, InputError, InputErrors, Location
+from buildgraph.errors import BuildFailed, InputError, InputErrors, Interrupted, Location
 
 DIGEST = "sha256:" + "ab" * 32
 WHERE = Location("app/Dockerfile", 3, 1, 9, "RUN make")
@@ -144,6 +144,19 @@ def test_plain_loses_no_line_of_several_threads() -> None:
     for node in range(8):
         mine = [line for line in err.getvalue().splitlines() if line.startswith(f"#{node} ")]
         assert mine == [f"#{node} 0.0 {node}:{n} ab" for n in range(200)]
+
+
+def test_an_interrupted_step_is_cancelled_and_no_failure() -> None:
+    for mode in ("plain", "json", "quiet"):
+        out, err = io.StringIO(), io.StringIO()
+        screen = make_listener(mode, out, err, ENV)
+        screen(ev.NodeStarted(0, 1, "//a:image", "RUN x"))
+        screen(ev.NodeFailed(1, 1, "//a:image", "RUN x", 1.0, Interrupted("interrupted")))
+        screen.close()
+        text = out.getvalue() + err.getvalue()
+        assert "fail" not in text.lower()
+        assert "error" not in text
+        assert mode == "quiet" or "cancelled" in text.lower()
 
 
 # -- json --------------------------------------------------------------------------------
