@@ -346,12 +346,12 @@ class LayerStore:
 
     # --- layers from outside ------------------------------------------------------------------
 
-    def knows_blob(self, diff_id: Digest, digest: Digest) -> Layer | None:
+    def knows_blob(self, diff_id: Digest, digest: Digest, size: int) -> Layer | None:
         """Return the layer where this blob was once verified to be it and is still here."""
         known = self._load(diff_id)
         if known is None or not self.store.has_blob(digest):
             return None
-        if any(blob == digest for blob, _ in known.blobs.values()):
+        if (digest, size) in known.blobs.values():
             return Layer(diff_id, known.size)
         return None
 
@@ -364,7 +364,7 @@ class LayerStore:
         kept of bytes that are not what was promised: InputError names both digests.
         """
         with self._one_at_a_time(diff_id):
-            layer = self.knows_blob(diff_id, digest)
+            layer = self.knows_blob(diff_id, digest, size)
             if layer is not None:
                 return layer
             name, layer = self._take_in(diff_id, digest, size, source())

@@ -42,12 +42,11 @@ class Reference:
     @property
     def familiar(self) -> str:
         """The short form people write: `alpine:3` for `docker.io/library/alpine:3`."""
-        text = self.name
-        if self.domain == DEFAULT_DOMAIN:
-            text = self.path.removeprefix(_OFFICIAL)
-            if "/" in text and self.path.startswith(_OFFICIAL):
-                text = self.path  # library/a/b is not a/b
-        return text + self._suffix()
+        short = self.path
+        if short.startswith(_OFFICIAL) and "/" not in short.removeprefix(_OFFICIAL):
+            short = short.removeprefix(_OFFICIAL)
+        hidden = self.domain == DEFAULT_DOMAIN and _split_domain(short) == (self.domain, self.path)
+        return (short if hidden else self.name) + self._suffix()
 
     def with_default_tag(self) -> Reference:
         """Return this with the tag `latest` where neither tag nor digest is given."""

@@ -42,7 +42,7 @@ def member_path(raw: bytes) -> str:
         if name in (b"", b"."):
             continue
         if name != b"..":
-            if len(name) > 255:
+            if len(name) > 255 + len(WHITEOUT_PREFIX) * name.startswith(b".wh."):
                 raise InputError(f"the archive has a name of {len(name)} bytes; 255 are possible")
             out.append(name)
         elif out:
@@ -74,7 +74,6 @@ class Unpacker:
         self._overlay = overlay
         self._made = _Made()
         self._parents: dict[str, int] = {}
-        self._me = (os.geteuid(), os.getegid())
 
     def __enter__(self) -> Unpacker:
         return self
@@ -143,8 +142,7 @@ class Unpacker:
             else:
                 for data in tar.chunks():
                     write_all(fd, data)
-            if (member.uid, member.gid) != self._me:
-                os.fchown(fd, member.uid, member.gid)
+            os.fchown(fd, member.uid, member.gid)  # also to ourselves: a setgid parent gave its own
             os.fchmod(fd, member.mode)  # after the owner: chown(2) drops setuid
             if member.xattrs:
                 self._attributes(member, fd)
@@ -223,8 +221,10 @@ class Unpacker:
         parent = self._parent(path)
         if name == OPAQUE_NAME:
             where = f"/proc/self/fd/{parent}"
-            if path == name:
-                return  # the root of a layer hides everything below: nothing overlayfs can say
+            if path == name:  # nothing that overlayfs can say
+                raise InputError(
+                    "the archive hides the whole root below it, which is not supported"
+                )
             os.setxattr(where, f"{self._overlay}.overlay.opaque", b"y")
             return
         if name in (".wh.", ".wh..", ".wh..."):
@@ -247,8 +247,7 @@ class Unpacker:
     # --- what members share -------------------------------------------------------------------
 
     def _own(self, member: Member, parent: int, name: str) -> None:
-        if (member.uid, member.gid) != self._me:
-            os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+        os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
 
     def _time(self, member: Member, parent: int, name: str) -> None:
         at = (member.mtime_ns, member.mtime_ns)

@@ -33,7 +33,6 @@ class EntryWriter:
         self._overlay = overlay
         self._parents: dict[str, int] = {}
         self._times: list[tuple[str, int]] = []
-        self._me = (os.geteuid(), os.getegid())
 
     def __enter__(self) -> EntryWriter:
         return self
@@ -75,8 +74,7 @@ class EntryWriter:
         return 1_000_000_000 * (self._epoch if mtime is None or mtime > self._epoch else mtime)
 
     def _settle(self, fd: int, entry: Entry) -> None:
-        if (entry.uid, entry.gid) != self._me:
-            os.fchown(fd, entry.uid, entry.gid)
+        os.fchown(fd, entry.uid, entry.gid)  # also to ourselves: a setgid parent gave its own
         os.fchmod(fd, entry.mode)  # after the owner: chown(2) drops setuid
         for key, value in entry.xattrs:
             os.setxattr(fd, key, value)
@@ -99,8 +97,7 @@ class EntryWriter:
             os.link(target, name, src_dir_fd=holder, dst_dir_fd=parent, follow_symlinks=False)
         else:
             self._special(entry, parent, name)
-            if (entry.uid, entry.gid) != self._me:
-                os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
             if kind is not Kind.SYMLINK:
                 os.chmod(name, entry.mode, dir_fd=parent)
             at = self._time(entry)
