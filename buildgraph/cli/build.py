@@ -11,14 +11,15 @@ from types import FrameType
 import click
 
 from buildgraph import events as ev
-from buildgraph.cli.entry import Terminated, guarded, report
 from buildgraph.cli.choose import choose
+from buildgraph.cli.entry import Terminated, guarded, report
 from buildgraph.cli.options import parse_fields, parse_pairs, progress_option, store_option
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
-from buildgraph.engine.deliver import Deliverer, DeliveryOptions, compression_of, parse_output
+from buildgraph.engine.deliver import Deliverer, DeliveryOptions
 from buildgraph.engine.mounts import SecretSource
+from buildgraph.engine.outputs import compression_of, parse_output
 from buildgraph.engine.prepare import Overrides
 from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.sandbox.spec import Limits

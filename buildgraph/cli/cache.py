@@ -20,7 +20,6 @@ from buildgraph.errors import Location
 from buildgraph.oci.layers import LayerStore
 from buildgraph_cache.store import Store
 
-
 # What the parts of a store are, in a user's words.
 _NAMES = {
     "blobs": "compressed layers, packages",
@@ -63,7 +62,8 @@ def du(as_json: bool, store: str | None) -> None:
         return
     for part in report.parts:
         if part.count and part.size:
-            click.echo(f"{_NAMES.get(part.kind, part.kind):<28} {part.count:>8} {shown_size(part.size):>10}")
+            name = _NAMES.get(part.kind, part.kind)
+            click.echo(f"{name:<28} {part.count:>8} {shown_size(part.size):>10}")
     click.echo(f"{'in all':<28} {'':>8} {shown_size(report.total):>10}")
 
 

@@ -40,9 +40,7 @@ def _is_outside(session: Session, word: str) -> bool:
     return real != session.workspace.root and not real.startswith(root)
 
 
-def _docker(
-    session: Session, words: tuple[str, ...], file: str
-) -> tuple[Workspace, list[Label]]:
+def _docker(session: Session, words: tuple[str, ...], file: str) -> tuple[Workspace, list[Label]]:
     """`build -f FILE PATH`: a target made up for the occasion, in a workspace that holds both."""
     if len(words) != 1:
         raise InputError("-f goes with exactly one PATH", hint="buildgraph build -f FILE PATH")

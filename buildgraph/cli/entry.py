@@ -63,7 +63,7 @@ def guarded(function: F) -> F:
             leave(0)  # `buildgraph ... | head -1`: the reader has what it wanted
         except (click.ClickException, click.exceptions.Exit):
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the user must learn how to report it
             traceback.print_exc()
             _say("this is a bug in buildgraph; please report it with the lines above")
             leave(EXIT_BUG)

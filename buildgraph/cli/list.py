@@ -24,4 +24,6 @@ def command(targets: tuple[str, ...], as_json: bool) -> None:
             row = {"label": label.short, "rule": target.rule, "doc": target.doc}
             click.echo(json.dumps(row))
         else:
-            click.echo(f"{label.short:<48} {target.rule}" + (f"  {target.doc}" if target.doc else ""))
+            click.echo(
+                f"{label.short:<48} {target.rule}" + (f"  {target.doc}" if target.doc else "")
+            )

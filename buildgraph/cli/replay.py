@@ -36,7 +36,11 @@ def command(step: str, only_describe: bool, text: str | None, store: str | None)
 
     with Store.open(place) as opened, opened.lease():
         directory = os.path.join(opened.root, "failed")
-        names = [n.removesuffix(".json") for n in os.listdir(directory)] if os.path.isdir(directory) else []
+        names = (
+            [n.removesuffix(".json") for n in os.listdir(directory)]
+            if os.path.isdir(directory)
+            else []
+        )
         if step not in names:
             raise InputError(f"there is no failed step {step!r}", hint=did_you_mean(step, names))
         with open(os.path.join(directory, f"{step}.json"), encoding="utf-8") as file:

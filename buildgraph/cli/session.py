@@ -36,7 +36,7 @@ from buildgraph.engine.work import Executor
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
-from buildgraph.graph.stages import PROXY_ARGS, parse_platform
+from buildgraph.graph.stage_ir import PROXY_ARGS, parse_platform
 from buildgraph.label import Label
 from buildgraph.oci.compress import Compression
 from buildgraph.oci.layers import LayerStore
@@ -58,10 +58,10 @@ class Settings:
     no_cache_stages: tuple[str, ...] = ()
     offline: bool = False
     pull: bool = False
-    compression: Compression = Compression()
-    overrides: Overrides = Overrides()
+    compression: Compression = field(default_factory=Compression)
+    overrides: Overrides = field(default_factory=Overrides)
     secrets: Mapping[str, SecretSource] = field(default_factory=dict)
-    step_limits: Limits = Limits()
+    step_limits: Limits = field(default_factory=Limits)
 
 
 def host_platform() -> Platform:
@@ -103,15 +103,11 @@ class Session:
 
             self._identity = enter()
         self.workspace, self.package = open_workspace(self._cwd)
-        self.store = self._stack.enter_context(
-            Store.open(self._store_path, fall_back=True)
-        )
+        self.store = self._stack.enter_context(Store.open(self._store_path, fall_back=True))
         self._stack.enter_context(self.store.lease())
         self.epoch = epoch_of(self.environ, dict(self.settings.overrides.args))
         self.layers = LayerStore(self.store, self.epoch)
-        self.sandbox = self._stack.enter_context(
-            SandboxHost(self.store.root, jobs=self.jobs)
-        )
+        self.sandbox = self._stack.enter_context(SandboxHost(self.store.root, jobs=self.jobs))
         self.host = host_platform()
         return self
 
@@ -187,9 +183,7 @@ class OpenGraph:
         self.prepared = prepared
         store, layers = session.store, session.layers
         self.sources = Sources(store, layers, prepared.graph.contexts)
-        self.mounts = MountSources(
-            store, layers, self.sources, self._secrets(), session.environ
-        )
+        self.mounts = MountSources(store, layers, self.sources, self._secrets(), session.environ)
         self.identifier = Identifier(
             store,
             layers,

@@ -23,9 +23,9 @@ from buildgraph.errors import BuildFailed, BuildgraphError, Interrupted
 from buildgraph.graph.explain import Reason, differences
 from buildgraph.graph.keys import NodeKey
 from buildgraph.graph.lower import needs_directory
-from buildgraph.graph.ops import CopyOp, ImageOp, Node, NodeGraph
+from buildgraph.graph.ops import CopyOp, ExecOp, ImageOp, Node, NodeGraph
 from buildgraph.oci.layers import LayerStore
-from buildgraph.oci.types import Chain, Layer
+from buildgraph.oci.types import Chain
 from buildgraph_cache.store import Store
 
 
@@ -107,9 +107,7 @@ class Builder:
         Promises that nothing of this build is running when it returns. Raises Interrupted.
         """
         nodes = self._graph.nodes
-        inputs: list[list[int]] = [
-            [i for i in node.inputs if i is not None] for node in nodes
-        ]
+        inputs: list[list[int]] = [[i for i in node.inputs if i is not None] for node in nodes]
         inputs += [list(d.needs) for d in deliveries]
         self._seconds = [0.0] * len(inputs)
         # Depth is the first guess; durations replace it at the first miss, when they matter.
@@ -161,7 +159,9 @@ class Builder:
             self.result.errors.append(error)
             if index >= total:
                 self._emit(
-                    ev.NodeFailed(self.now(), index, deliveries[index - total].label, "image", 0.0, error)
+                    ev.NodeFailed(
+                        self.now(), index, deliveries[index - total].label, "image", 0.0, error
+                    )
                 )
         cancelled = [
             n for n in self._graph.nodes if scheduler.states[n.id] in (State.SKIPPED, State.WAITING)
@@ -210,10 +210,9 @@ class Builder:
         if isinstance(op, ImageOp):
             self._finish(node, Outcome(self._images[op.digest], None, True, op.digest, 0.0))
             return True
-        if isinstance(op, CopyOp):
+        if isinstance(op, CopyOp) or (isinstance(op, ExecOp) and op.mounts):
             return False
-        key = self._key(node)
-        return key is not None and self._hit(node, key)
+        return self._hit(node, self._key(node))
 
     def _key(self, node: Node) -> NodeKey:
         key = self._keys.get(node.id)
@@ -222,7 +221,7 @@ class Builder:
             self._keys[node.id] = key
         return key
 
-    def _hit(self, node: Node, key: NodeKey, seconds: float = 0.0) -> bool:
+    def _hit(self, node: Node, key: NodeKey) -> bool:
         if self._bypassed(node):
             return False
         record = records.load_node(self._store, key.digest)
@@ -237,7 +236,8 @@ class Builder:
 
     def _bypassed(self, node: Node) -> bool:
         return self._options.no_cache or (
-            bool(self._options.no_cache_stages) and node.stage.lower() in self._options.no_cache_stages
+            bool(self._options.no_cache_stages)
+            and node.stage.lower() in self._options.no_cache_stages
         )
 
     def _slow(self, node: Node) -> None:
@@ -311,7 +311,7 @@ class Builder:
                 self.result.cached += 1
             else:
                 self.result.built += 1
-        layer: Layer | None = outcome.layer
+        layer = outcome.layer
         self._emit(
             ev.NodeFinished(
                 self.now(),
@@ -333,9 +333,7 @@ class Builder:
         self._emit(built)
 
 
-def explain_key(
-    store: Store, key: NodeKey, slot: records.SlotRecord | None
-) -> tuple[Reason, ...]:
+def explain_key(store: Store, key: NodeKey, slot: records.SlotRecord | None) -> tuple[Reason, ...]:
     """Return why `key` is not what was last built in its slot."""
     if slot is None:
         return differences(None, key.preimage)

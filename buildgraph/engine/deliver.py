@@ -12,20 +12,20 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from buildgraph import events as ev
 from buildgraph.boxfile.target import image_target
 from buildgraph.engine.build import Delivery
+from buildgraph.engine.outputs import Output
 from buildgraph.engine.prepare import Prepared
 from buildgraph.engine.work import Outcome
 from buildgraph.errors import HostError, InputError
 from buildgraph.graph.keys import canonical
 from buildgraph.graph.lower import TargetPlan
-from buildgraph.oci.compress import Compression
 from buildgraph.oci.archive import write_docker_archive, write_oci_archive
+from buildgraph.oci.compress import Compression
 from buildgraph.oci.export import export_directory, export_tar
 from buildgraph.oci.image import Artifact, ManifestResult, write_image, write_index
 from buildgraph.oci.layers import LayerStore
@@ -36,22 +36,6 @@ from buildgraph.oci.types import Chain, HistoryEntry, Image
 from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
-OutputType = Literal["oci", "docker", "tar", "local", "cacheonly"]
-_TYPES = ("oci", "docker", "tar", "local", "cacheonly")
-_LATER = ("registry", "image")
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout."""
-
-    type: OutputType
-    dest: str = ""
-    tar: bool = True
-    compression: str = ""
-    level: int | None = None
-    name: str = ""
-
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
@@ -60,55 +44,9 @@ class DeliveryOptions:
     outputs: tuple[Output, ...] = ()
     tags: tuple[str, ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
-    compression: Compression = Compression()
+    compression: Compression = field(default_factory=Compression)
     iidfile: str | None = None
     metadata_file: str | None = None
-
-
-def parse_output(text: str) -> Output:
-    """Parse the value of `-o`: `type=...,dest=...`, a path (local), or `-` (a tar on stdout)."""
-    if text == "-":
-        return Output("tar", "-")
-    if "=" not in text:
-        return Output("local", os.path.abspath(text))
-    fields: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key in fields:
-            raise InputError(f"-o {text}: expected key=value once each, found {part!r}")
-        fields[key] = value
-    kind = fields.pop("type", "")
-    if kind in _LATER:
-        raise InputError(
-            f"-o type={kind}: pushing to a registry is not supported yet",
-            hint="write type=oci,dest=FILE and copy it with a registry tool",
-        )
-    if kind not in _TYPES:
-        raise InputError(f"-o {text}: unknown type {kind!r}", hint="one of " + ", ".join(_TYPES))
-    dest = fields.pop("dest", "")
-    if kind != "cacheonly" and not dest:
-        raise InputError(f"-o {text}: dest is missing", hint="add dest=PATH, or dest=- for stdout")
-    tar = fields.pop("tar", "true").lower() != "false"
-    compression = fields.pop("compression", "")
-    level = fields.pop("compression-level", "")
-    name = fields.pop("name", "")
-    if fields:
-        raise InputError(f"-o {text}: unknown option {sorted(fields)[0]!r}")
-    if compression and compression not in ("gzip", "zstd", "uncompressed"):
-        raise InputError(f"-o {text}: unknown compression {compression!r}")
-    if level and not level.isdigit():
-        raise InputError(f"-o {text}: compression-level is a number")
-    if dest == "-" and (kind == "local" or (kind == "oci" and not tar)):
-        raise InputError(f"-o {text}: a directory cannot be written to stdout")
-    where = dest if dest in ("", "-") else os.path.abspath(dest)
-    return Output(
-        kind,  # type: ignore[arg-type]  # one of _TYPES
-        where,
-        tar,
-        compression,
-        int(level) if level else None,
-        name,
-    )
 
 
 def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> Image:
@@ -125,12 +63,14 @@ def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> I
     layers = len(chain.layers)
     told = sum(1 for entry in history if not entry.empty_layer)
     if told < layers:
-        # A base image without a history of its own: its layers still have to be counted (config.md).
+        # A base without a history of its own: its layers still have to be counted (config.md).
         unknown = HistoryEntry("a layer of the base image", created=created)
         history[:0] = [unknown] * (layers - told)
     elif told > layers:
         history = []
-    config = replace(plan.config, created=created, history=tuple(history), on_build=plan.config.on_build)
+    config = replace(
+        plan.config, created=created, history=tuple(history), on_build=plan.config.on_build
+    )
     return Image(config, chain)
 
 
@@ -261,9 +201,7 @@ class Deliverer:
             "digest": top.digest,
             "media_type": top.media_type,
             "size": top.size,
-            "manifests": {
-                str(p.platform): r.digest for p, r in zip(plans, results, strict=True)
-            },
+            "manifests": {str(p.platform): r.digest for p, r in zip(plans, results, strict=True)},
             "tags": list(tags),
         }
         self._store.put_record("image", label, canonical(value), refs=tuple(dict.fromkeys(refs)))
@@ -304,20 +242,6 @@ class Deliverer:
         else:
             export_directory(RootView(self._layers, image.chain), Path(dest))
         return "stdout" if dest == "-" else dest
-
-
-def compression_of(outputs: Sequence[Output]) -> Compression:
-    """Return the compression that the outputs ask for; they share one set of blobs.
-
-    Raises InputError where two of them disagree.
-    """
-    asked = {(o.compression, o.level) for o in outputs if o.compression or o.level is not None}
-    if len(asked) > 1:
-        raise InputError("the outputs ask for different compressions")
-    if not asked:
-        return Compression()
-    name, level = asked.pop()
-    return Compression(name or "gzip", level)  # type: ignore[arg-type]  # checked by parse_output
 
 
 def _write(path: str, text: str) -> None:

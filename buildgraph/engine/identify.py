@@ -116,9 +116,7 @@ class Identifier:
         """Return what a COPY sees of the files below: `--link` sees nothing."""
         return EmptyTree() if op.link else self.view(parent)
 
-    def _copy(
-        self, node: Node, op: CopyOp, parent: Chain, sources: tuple[Chain, ...]
-    ) -> NodeKey:
+    def _copy(self, node: Node, op: CopyOp, parent: Chain, sources: tuple[Chain, ...]) -> NodeKey:
         files = self._files(node, op, sources)
         below = "" if op.link else parent.id
         question = records.question(

@@ -60,9 +60,7 @@ def launch(
     """
     args = command_of(image, options)
     if not args:
-        raise InputError(
-            "the image has neither ENTRYPOINT nor CMD", hint="give a command after --"
-        )
+        raise InputError("the image has neither ENTRYPOINT nor CMD", hint="give a command after --")
     config = image.config
     view = RootView(layers, image.chain)
     who = lookup(

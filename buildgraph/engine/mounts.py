@@ -23,6 +23,7 @@ from buildgraph.oci.types import Chain
 from buildgraph.sandbox.spec import Bind, FileMount, Mount, OverlayMount, Tmpfs
 from buildgraph_cache.store import Store
 
+
 @dataclass(frozen=True, slots=True)
 class SecretSource:
     """Where the value of a secret is: a variable or a file of the user's, one of them."""

@@ -41,7 +41,7 @@ from buildgraph.graph.lower import (
     TargetPlan,
 )
 from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
-from buildgraph.graph.stages import BuildArgs, parse_platform
+from buildgraph.graph.stage_ir import BuildArgs, parse_platform
 from buildgraph.label import Label, parse_label
 from buildgraph.oci.types import Chain, ImageConfig, Platform
 
@@ -308,7 +308,9 @@ class Preparer:
         if os.path.isfile(name):
             self.observed.append(name)
             with open(name, "rb") as file:
-                ignore = tuple(file.read(limits.BOXFILE_BYTES).decode(errors="surrogateescape").split("\n"))
+                ignore = tuple(
+                    file.read(limits.BOXFILE_BYTES).decode(errors="surrogateescape").split("\n")
+                )
         return DirBinding(ContextSpec(root, ignore, f"context {value}", name))
 
     def _image(self, reference: str, platform: Platform, where: Location) -> ResolvedImage:
@@ -334,7 +336,8 @@ def _parse_inline(source: DockerfileInline) -> Dockerfile:
             if one.where is not None:
                 one.where = shifted(one.where, shift, source.indent)
         raise
-    return relocate(file, lambda where: shifted(where, shift, source.indent))
+    moved: Dockerfile = relocate(file, lambda where: shifted(where, shift, source.indent))
+    return moved
 
 
 def shifted(where: Location, lines: int, columns: int) -> Location:
@@ -355,5 +358,7 @@ def relocate(value: Any, move: Callable[[Location], Location]) -> Any:
     if isinstance(value, tuple):
         return tuple(relocate(item, move) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: relocate(getattr(value, f.name), move) for f in fields(value)})
+        return replace(
+            value, **{f.name: relocate(getattr(value, f.name), move) for f in fields(value)}
+        )
     return value

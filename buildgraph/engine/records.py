@@ -24,7 +24,6 @@ from buildgraph_cache.digest import Digest, sha256_digest
 from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
-
 _KINDS = {"0": "file", "1": "hard link", "2": "link", "5": "directory"}
 
 

@@ -41,7 +41,7 @@ class ExecExecutor:
         *,
         proxies: Mapping[str, str],
         mounts: MountSources,
-        step_limits: Limits = Limits(),
+        step_limits: Limits,
     ):
         self._store = store
         self._layers = layers
@@ -57,9 +57,7 @@ class ExecExecutor:
         below = RootView(self._layers, work.parent)
         with self._store.new_scratch() as scratch, self._mounts.opened(work, op) as (mounts, more):
             lowers = lower_directories(self._layers, work.parent)
-            spec = self._spec(
-                op, below, lowers, scratch.upper, scratch.work, mounts, more, work
-            )
+            spec = self._spec(op, below, lowers, scratch.upper, scratch.work, mounts, more, work)
             tail = Tail()
 
             def output(data: bytes) -> None:

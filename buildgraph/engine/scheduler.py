@@ -144,7 +144,7 @@ class Scheduler:
             error: BaseException | None = None
             try:
                 slow(node)
-            except BaseException as caught:  # handed to the deciding thread, never swallowed
+            except BaseException as caught:  # noqa: BLE001 - the deciding thread gets it
                 error = caught
             self._finished.put((node, error))
 

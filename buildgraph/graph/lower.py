@@ -26,7 +26,7 @@ from buildgraph.graph.ops import (
     RunMount,
     StageSource,
 )
-from buildgraph.graph.stages import (
+from buildgraph.graph.stage_ir import (
     BuildArgs,
     ContextRef,
     CopyIR,
@@ -37,9 +37,9 @@ from buildgraph.graph.stages import (
     StageIR,
     StageRef,
     StepIR,
-    Unfolder,
     WorkdirIR,
 )
+from buildgraph.graph.stages import Unfolder
 from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
 
 
@@ -165,13 +165,13 @@ class Lowering:
         final = stages[unfolded.target]
         config = final.config
         if target.labels:
-            config = replace(config, labels=tuple({**dict(config.labels), **dict(target.labels)}.items()))
+            config = replace(
+                config, labels=tuple({**dict(config.labels), **dict(target.labels)}.items())
+            )
         created = range(before, len(self._nodes))
         nodes = tuple(dict.fromkeys([*touched, *created]))
         platform = target.build.target
-        plan = TargetPlan(
-            target.label, platform, final.node, config, tuple(final.history), nodes
-        )
+        plan = TargetPlan(target.label, platform, final.node, config, tuple(final.history), nodes)
         self.plans[target.label, platform] = plan
         return plan
 
@@ -235,9 +235,7 @@ class Lowering:
             here.history.append((step.history, node))
         return here
 
-    def _start(
-        self, target: TargetInput, stage: StageIR, stages: Mapping[int, _Stage]
-    ) -> _Stage:
+    def _start(self, target: TargetInput, stage: StageIR, stages: Mapping[int, _Stage]) -> _Stage:
         base = stage.base
         if isinstance(base, ScratchRef):
             return _Stage(None, stage.config)
@@ -249,7 +247,9 @@ class Lowering:
             return _Stage(bound.node, stage.config, list(bound.history))
         assert isinstance(bound, ResolvedImage)
         history: list[tuple[HistoryEntry, int | None]] = [(h, None) for h in bound.config.history]
-        return _Stage(self._image_node(target, bound, stage.platform, stage.where), stage.config, history)
+        return _Stage(
+            self._image_node(target, bound, stage.platform, stage.where), stage.config, history
+        )
 
     def _image_node(
         self, target: TargetInput, image: ResolvedImage, platform: Platform, where: Location
@@ -331,7 +331,9 @@ class Lowering:
                 here[0].where,
                 "copy what the step needs, or use a secret",
             )
-        if stage.platform != target.build.build and not _runs_here(stage.platform, target.build.build):
+        if stage.platform != target.build.build and not _runs_here(
+            stage.platform, target.build.build
+        ):
             raise InputError(
                 f"RUN needs a {stage.platform} machine; this one is {target.build.build}",
                 where,

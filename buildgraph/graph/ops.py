@@ -108,7 +108,8 @@ class ExecOp:
 class PackagesOp:
     """A root file system from Debian packages, chosen and pinned (the `debian` rule)."""
 
-    packages: tuple[tuple[str, str, str, str], ...]  # (name, version, architecture, sha256), in order
+    # (name, version, architecture, sha256), in order
+    packages: tuple[tuple[str, str, str, str], ...]
     configure: bool
     files: tuple[tuple[str, str], ...] = ()  # extra text files: (path, content)
     recipe: str = ""  # the version of what makes a tree of the packages
@@ -129,7 +130,9 @@ class Node:
     stage: str
     title: str
     where: Location
-    slot: str  # stable position ("//app:image linux/amd64 build/3"): explains and durations hang here
+    slot: (
+        str  # stable position ("//app:image linux/amd64 build/3"): explains and durations hang here
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,155 +17,26 @@ from buildgraph.dockerfile.expand import expand, expand_words, heredoc_expand
 from buildgraph.dockerfile.mounts import expand_mount
 from buildgraph.dockerfile.parser import parse_onbuild
 from buildgraph.dockerfile.ports import parse_ports
-from buildgraph.errors import InputError, Location, did_you_mean, raise_all
-from buildgraph.graph.ops import InlineFile, Network
+from buildgraph.errors import InputError, Location, raise_all
+from buildgraph.graph.ops import InlineFile
+from buildgraph.graph.stage_ir import (
+    DEFAULT_PATH,
+    DEFAULT_SHELL,
+    BuildArgs,
+    ContextRef,
+    CopyIR,
+    MountIR,
+    RunIR,
+    ScratchRef,
+    SourceRef,
+    StageIR,
+    StageRef,
+    StepIR,
+    Unfolded,
+    WorkdirIR,
+)
+from buildgraph.graph.stage_refs import References
 from buildgraph.oci.types import Healthcheck, HistoryEntry, ImageConfig, Platform
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-DEFAULT_SHELL = ("/bin/sh", "-c")
-PROXY_ARGS = frozenset(
-    name
-    for base in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
-    for name in (base, base.lower())
-)
-# Build arguments that steer the builder and never become variables by themselves (1.3).
-KNOBS = frozenset(
-    {
-        "BUILDKIT_CACHE_MOUNT_NS",
-        "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
-        "BUILDKIT_INLINE_CACHE",
-        "BUILDKIT_MULTI_PLATFORM",
-        "BUILDKIT_SANDBOX_HOSTNAME",
-        "BUILDKIT_SYNTAX",
-        "BUILDKIT_BUILD_NAME",
-        "BUILDKIT_DOCKERFILE_CHECK",
-        "BUILDKIT_SBOM_SCAN_CONTEXT",
-        "BUILDKIT_SBOM_SCAN_STAGE",
-        "SOURCE_DATE_EPOCH",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ScratchRef:
-    """No file system at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageRef:
-    """An earlier stage of the same Dockerfile."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class ContextRef:
-    """A named context of the target; "" is the build context itself."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRef:
-    """An image that nothing in the workspace defines."""
-
-    reference: str
-
-
-SourceRef = ScratchRef | StageRef | ContextRef | ImageRef
-
-
-@dataclass(frozen=True, slots=True)
-class MountIR:
-    """One RUN --mount, expanded; `source` where it has a `from`."""
-
-    type: str
-    options: tuple[tuple[str, str], ...]
-    source: SourceRef | None
-    where: Location
-
-
-@dataclass(frozen=True, slots=True)
-class RunIR:
-    """RUN, ready to be executed in the stage's file system."""
-
-    args: tuple[str, ...]
-    env: tuple[tuple[str, str], ...]
-    cwd: str
-    user: str
-    network: Network | None
-    security: str
-    mounts: tuple[MountIR, ...]
-    script: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class CopyIR:
-    """COPY or ADD with everything expanded; `dest` is absolute."""
-
-    source: SourceRef
-    paths: tuple[str, ...]
-    inline: tuple[InlineFile, ...]
-    dest: str
-    chown: str | None
-    chmod: str | None
-    exclude: tuple[str, ...]
-    parents: bool
-    link: bool
-    unpack: bool | None
-    add: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WorkdirIR:
-    """WORKDIR; `path` is absolute and normal."""
-
-    path: str
-    user: str
-
-
-@dataclass(frozen=True, slots=True)
-class StepIR:
-    """One instruction: what it does to files (None: nothing) and what history says."""
-
-    action: RunIR | CopyIR | WorkdirIR | None
-    history: HistoryEntry
-    title: str
-    where: Location
-
-
-@dataclass(frozen=True, slots=True)
-class StageIR:
-    """A stage, unfolded."""
-
-    index: int
-    name: str
-    base: SourceRef
-    platform: Platform
-    steps: tuple[StepIR, ...]
-    config: ImageConfig
-    where: Location
-
-
-@dataclass(frozen=True, slots=True)
-class BuildArgs:
-    """What a build is parameterised with."""
-
-    args: Mapping[str, str]
-    target: Platform
-    build: Platform
-    epoch: int
-    contexts: frozenset[str] = frozenset()  # names of named contexts, lower case
-
-
-@dataclass(frozen=True, slots=True)
-class Unfolded:
-    """The stages one target needs, in file order, and which build arguments were used."""
-
-    stages: tuple[StageIR, ...]
-    target: int
-    consumed: frozenset[str]
-
 
 ConfigOf = Callable[[SourceRef, Platform, Location], ImageConfig]
 
@@ -188,46 +59,6 @@ class _State:
         return _State(config, dict(self.env), dict(self.image_env), dict(self.args), self.cwd)
 
 
-def platform_args(build: BuildArgs, stage: str) -> dict[str, str]:
-    """Return the predefined platform arguments (1.3); `stage` is the requested target."""
-    out: dict[str, str] = {}
-    for prefix, platform in (("TARGET", build.target), ("BUILD", build.build)):
-        out[f"{prefix}PLATFORM"] = str(platform)
-        out[f"{prefix}OS"] = platform.os
-        out[f"{prefix}ARCH"] = platform.architecture
-        out[f"{prefix}VARIANT"] = platform.variant
-        out[f"{prefix}OSVERSION"] = ""
-    out["TARGETSTAGE"] = stage
-    return out
-
-
-def parse_platform(text: str, where: Location | None = None) -> Platform:
-    """Parse `os/arch[/variant]` in Go's words, normalising the common aliases (A69)."""
-    parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(
-        p.isascii() and p and all(c.isalnum() or c in "._-" for c in p) for p in parts
-    ):
-        raise InputError(f"not a platform: {text!r}", where, "write os/arch, as linux/amd64")
-    if len(parts) == 1:
-        parts = ["linux", parts[0]]
-    system, arch = parts[0].lower(), parts[1].lower()
-    variant = parts[2].lower() if len(parts) == 3 else ""
-    arch, implied = {
-        "x86_64": ("amd64", ""),
-        "x86-64": ("amd64", ""),
-        "aarch64": ("arm64", ""),
-        "armhf": ("arm", "v7"),
-        "armel": ("arm", "v6"),
-        "i386": ("386", ""),
-    }.get(arch, (arch, ""))
-    variant = variant or implied
-    if (arch, variant) in {("arm64", "v8"), ("amd64", "v1")}:
-        variant = ""
-    if arch == "arm" and not variant:
-        variant = "v7"
-    return Platform(system, arch, variant)
-
-
 class Unfolder:
     """Unfolds one Dockerfile for one target stage and platform."""
 
@@ -237,152 +68,29 @@ class Unfolder:
         self._config_of = config_of
         self._escape = file.directives.escape
         self._consumed: set[str] = set()
-        self._globals: dict[str, str] = {}
         self._states: dict[int, _State] = {}
-        self._names = [(s.from_.name or "").lower() for s in file.stages]
+        self._names = References(file, build)
 
     # -- which stages ------------------------------------------------------------------
 
-    def target_index(self, stage: str | None) -> int:
-        """Return the index of the requested stage: by name, else the last."""
-        if stage is None:
-            return len(self._file.stages) - 1
-        for index in range(len(self._names) - 1, -1, -1):
-            if self._names[index] == stage.lower():
-                return index
-        names = [n for n in self._names if n]
-        where = Location(self._file.path)
-        raise InputError(f"no stage named {stage!r}", where, did_you_mean(stage.lower(), names))
-
     def unfold(self, stage: str | None) -> Unfolded:
         """Return the stages that the requested one needs, unfolded in file order."""
-        target = self.target_index(stage)
+        names = self._names
+        target = names.target_index(stage)
         last = self._file.stages[target].from_.name
-        self._read_globals(stage or last or "default")
-        bases = self._bases()
-        needed = self._reachable(target, bases, {})
+        names.read_globals(stage or last or "default")
+        bases = names.bases()
+        needed = names.reachable(target, bases, {})
         while True:
             self._states.clear()
             done: list[StageIR] = []
             triggers: dict[int, list[ins.Instruction]] = {}
             for index in sorted(needed):
                 done.append(self._stage(index, bases[index], triggers))
-            again = self._reachable(target, bases, triggers)
+            again = names.reachable(target, bases, triggers)
             if again == needed:
-                return Unfolded(tuple(done), target, frozenset(self._consumed))
+                return Unfolded(tuple(done), target, frozenset(self._consumed | names.consumed))
             needed = again
-
-    def _read_globals(self, stage: str) -> None:
-        self._globals = platform_args(self._build, stage)
-        for name in list(self._globals):
-            if name in self._build.args:
-                self._globals[name] = self._build.args[name]
-                self._consumed.add(name)
-        for arg in self._file.global_args:
-            for name, default in arg.pairs:
-                name = self._text(name, self._globals, arg.where)
-                if name in self._build.args:
-                    self._globals[name] = self._build.args[name]
-                    self._consumed.add(name)
-                elif default is not None:
-                    self._globals[name] = self._text(default, self._globals, arg.where)
-
-    def _bases(self) -> list[tuple[SourceRef, Platform]]:
-        out: list[tuple[SourceRef, Platform]] = []
-        errors: list[InputError] = []
-        for index, stage in enumerate(self._file.stages):
-            try:
-                out.append(self._base(index, stage.from_))
-            except InputError as error:
-                errors.append(error)
-                out.append((ScratchRef(), self._build.target))
-        raise_all(errors)
-        return out
-
-    def _base(self, index: int, from_: ins.From) -> tuple[SourceRef, Platform]:
-        image = self._text(from_.image, self._globals, from_.where)
-        if not image:
-            raise InputError(
-                f"the base image {from_.image!r} is empty once its variables are expanded",
-                from_.where,
-                "give the ARG a default, or pass --build-arg",
-            )
-        platform = self._build.target
-        if from_.platform is not None:
-            text = self._text(from_.platform, self._globals, from_.where)
-            if not text:
-                raise InputError(f"the platform {from_.platform!r} is empty", from_.where)
-            platform = parse_platform(text, from_.where)
-        for earlier in range(index - 1, -1, -1):
-            if self._names[earlier] and self._names[earlier] == image:
-                return StageRef(earlier), platform
-        if image == "scratch":
-            return ScratchRef(), platform
-        if _context_name(image) in self._build.contexts:
-            return ContextRef(_context_name(image)), platform
-        return ImageRef(image), platform
-
-    def source(self, name: str, index: int, where: Location) -> SourceRef:
-        """Return what `--from=name` means inside stage `index`.
-
-        Stage names win over contexts and images; the last of duplicate names is meant (1.5).
-        """
-        if "$" in name:
-            raise InputError(
-                f"--from={name} holds a variable, and --from is not expanded",
-                where,
-                "name a stage instead: FROM <image> AS <name>, where FROM is expanded",
-            )
-        lower = name.lower()
-        if lower == "scratch":
-            return ScratchRef()
-        for position in range(len(self._names) - 1, -1, -1):
-            if self._names[position] == lower and lower:
-                return self._earlier(position, index, name, where)
-        if _context_name(lower) in self._build.contexts:
-            return ContextRef(_context_name(lower))
-        if name.isdigit() and int(name) < len(self._file.stages):
-            return self._earlier(int(name), index, name, where)
-        if name.isdigit():
-            raise InputError(f"there is no stage {name}", where, f"{len(self._names)} stages exist")
-        return ImageRef(name)
-
-    def _earlier(self, position: int, index: int, name: str, where: Location) -> SourceRef:
-        if position < index:
-            return StageRef(position)
-        here = self._file.stages[index].from_.name or f"number {index}"
-        if position == index:
-            raise InputError(f"stage {here!r} cannot copy from itself", where)
-        raise InputError(
-            f"stage {name!r} is used in stage {here!r} but must be defined before it",
-            where,
-            f"{name!r} begins at line {self._file.stages[position].from_.where.line}",
-        )
-
-    def _reachable(
-        self,
-        target: int,
-        bases: list[tuple[SourceRef, Platform]],
-        triggers: Mapping[int, list[ins.Instruction]],
-    ) -> frozenset[int]:
-        seen: set[int] = set()
-        work = [target]
-        errors: list[InputError] = []
-        while work:
-            index = work.pop()
-            if index in seen:
-                continue
-            seen.add(index)
-            refs: list[SourceRef] = [bases[index][0]]
-            for item in (*triggers.get(index, ()), *self._file.stages[index].body):
-                for name in _mentions(item):
-                    try:
-                        refs.append(self.source(name, index, item.where))
-                    except InputError as error:
-                        errors.append(error)
-            work.extend(ref.index for ref in refs if isinstance(ref, StageRef))
-        raise_all(errors)
-        return frozenset(seen)
 
     # -- one stage ---------------------------------------------------------------------
 
@@ -465,7 +173,7 @@ class Unfolder:
             elif name == "SOURCE_DATE_EPOCH":
                 value = str(self._build.epoch)
             else:
-                value = self._globals.get(name)
+                value = self._names.globals.get(name)
             if value is not None:
                 state.env[name] = value
                 state.args[name] = value
@@ -524,7 +232,7 @@ class Unfolder:
         mount = expand_mount(mount, lambda word: self._text(word, state.env, mount.where))
         options = dict(mount.options)
         from_ = options.pop("from", None)
-        source = None if from_ is None else self.source(from_, index, mount.where)
+        source = None if from_ is None else self._names.source(from_, index, mount.where)
         if options.get("target"):
             options["target"] = posixpath.normpath(
                 posixpath.join("/", state.cwd, options["target"])
@@ -537,7 +245,7 @@ class Unfolder:
         add = isinstance(item, ins.Add)
         source: SourceRef = ContextRef("")
         if isinstance(item, ins.Copy) and item.from_ is not None:
-            source = self.source(item.from_, index, item.where)
+            source = self._names.source(item.from_, index, item.where)
         where = item.where
         paths = tuple(self._text(s, state.env, where) for s in item.sources)
         for path in paths:
@@ -545,8 +253,9 @@ class Unfolder:
         inline = tuple(
             InlineFile(
                 doc.name,
-                (heredoc_expand(doc.body, state.env, where=doc.where) if doc.expand else doc.body)
-                .encode(errors="surrogateescape"),
+                (
+                    heredoc_expand(doc.body, state.env, where=doc.where) if doc.expand else doc.body
+                ).encode(errors="surrogateescape"),
             )
             for doc in item.heredocs
         )
@@ -660,23 +369,9 @@ _HANDLERS: Mapping[type, Callable[..., None]] = {
 }
 
 
-def _context_name(image: str) -> str:
-    """Named contexts are matched without the implied tag: `name` and `name:latest` are one."""
-    return image.removesuffix(":latest").lower()
-
-
-def _mentions(item: ins.Instruction) -> list[str]:
-    """Return the names an instruction reads from: `--from` and mounts' `from`."""
-    if isinstance(item, ins.Copy):
-        return [item.from_] if item.from_ is not None else []
-    if isinstance(item, ins.Run):
-        return [v for m in item.mounts for k, v in m.options if k == "from"]
-    return []
-
-
 def _destination(cwd: str, dest: str) -> str:
     """Return `dest` made absolute, keeping what says "into this directory" as a trailing slash."""
-    into = dest.endswith("/") or dest in ("", ".") or dest.endswith("/.")
+    into = dest.endswith(("/", "/.")) or dest in ("", ".")
     path = posixpath.normpath(posixpath.join("/", cwd, dest)).replace("//", "/")
     return path if path == "/" or not into else path + "/"
 

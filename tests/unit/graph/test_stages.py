@@ -6,7 +6,7 @@ import pytest
 
 from buildgraph.dockerfile.parser import parse
 from buildgraph.errors import InputError, Location
-from buildgraph.graph.stages import (
+from buildgraph.graph.stage_ir import (
     DEFAULT_PATH,
     BuildArgs,
     ContextRef,
@@ -16,10 +16,10 @@ from buildgraph.graph.stages import (
     SourceRef,
     StageRef,
     Unfolded,
-    Unfolder,
     WorkdirIR,
     parse_platform,
 )
+from buildgraph.graph.stages import Unfolder
 from buildgraph.oci.types import ImageConfig, Platform
 
 AMD = Platform("linux", "amd64")
@@ -97,7 +97,10 @@ def test_the_later_of_arg_and_env_wins_while_building() -> None:
 
 
 def test_args_are_inherited_by_stages_built_on_it_and_by_no_other() -> None:
-    text = "FROM x AS a\nARG A=1\nFROM a AS b\nRUN one\nFROM x AS c\nRUN two\nFROM b\nCOPY --from=c / /\n"
+    text = (
+        "FROM x AS a\nARG A=1\nFROM a AS b\nRUN one\n"
+        "FROM x AS c\nRUN two\nFROM b\nCOPY --from=c / /\n"
+    )
     found = runs(unfold(text))
     assert dict(found[0].env)["A"] == "1"
     assert "A" not in dict(found[1].env)
@@ -120,16 +123,16 @@ def test_platform_arguments_are_global_until_declared() -> None:
 
 
 def test_entrypoint_clears_an_inherited_cmd_only() -> None:
-    assert final("FROM x\nENTRYPOINT [\"a\"]").cmd is None
-    assert final("FROM x\nCMD [\"c\"]\nENTRYPOINT [\"a\"]").cmd == ("c",)
-    stages = "FROM x AS a\nCMD [\"c\"]\nFROM a\nENTRYPOINT [\"e\"]"
+    assert final('FROM x\nENTRYPOINT ["a"]').cmd is None
+    assert final('FROM x\nCMD ["c"]\nENTRYPOINT ["a"]').cmd == ("c",)
+    stages = 'FROM x AS a\nCMD ["c"]\nFROM a\nENTRYPOINT ["e"]'
     assert final(stages).cmd is None
     assert final("FROM x\nENTRYPOINT []").entrypoint is None
     assert final("FROM x\nCMD []").cmd == ()
 
 
 def test_shell_form_is_stored_with_the_shell() -> None:
-    assert final("FROM x\nSHELL [\"/bin/bash\", \"-ec\"]\nCMD a b").cmd == (
+    assert final('FROM x\nSHELL ["/bin/bash", "-ec"]\nCMD a b').cmd == (
         "/bin/bash",
         "-ec",
         "a b",
@@ -228,7 +231,9 @@ def test_triggers_of_the_base_run_first_and_once() -> None:
 
 
 def test_onbuild_reaches_the_next_stage() -> None:
-    unfolded = unfold("FROM x AS a\nONBUILD COPY --from=b /f /\nFROM x AS b\nRUN b\nFROM a\nRUN last")
+    unfolded = unfold(
+        "FROM x AS a\nONBUILD COPY --from=b /f /\nFROM x AS b\nRUN b\nFROM a\nRUN last"
+    )
     assert [s.name for s in unfolded.stages] == ["a", "b", ""]
 
 

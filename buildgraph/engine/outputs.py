@@ -1,0 +1,94 @@
+"""Knows the language of `-o`: what kinds of output there are and how one is asked for; must not
+know how any is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from buildgraph.errors import InputError
+from buildgraph.oci.compress import Compression
+
+OutputType = Literal["oci", "docker", "tar", "local", "cacheonly"]
+_TYPES = ("oci", "docker", "tar", "local", "cacheonly")
+_LATER = ("registry", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout."""
+
+    type: OutputType
+    dest: str = ""
+    tar: bool = True
+    compression: str = ""
+    level: int | None = None
+
+
+def parse_output(text: str) -> Output:
+    """Parse the value of `-o`: `type=...,dest=...`, a path (local), or `-` (a tar on stdout)."""
+    if text == "-":
+        return Output("tar", "-")
+    if "=" not in text:
+        return Output("local", os.path.abspath(text))
+    fields = _fields(text)
+    kind = fields.pop("type", "")
+    if kind in _LATER:
+        raise InputError(
+            f"-o type={kind}: pushing to a registry is not supported yet",
+            hint="write type=oci,dest=FILE and copy it with a registry tool",
+        )
+    if kind not in _TYPES:
+        raise InputError(f"-o {text}: unknown type {kind!r}", hint="one of " + ", ".join(_TYPES))
+    dest = fields.pop("dest", "")
+    tar = fields.pop("tar", "true").lower() != "false"
+    compression = fields.pop("compression", "")
+    level = fields.pop("compression-level", "")
+    if fields:
+        raise InputError(f"-o {text}: unknown option {sorted(fields)[0]!r}")
+    if compression and compression not in ("gzip", "zstd", "uncompressed"):
+        raise InputError(f"-o {text}: unknown compression {compression!r}")
+    if level and not level.isdigit():
+        raise InputError(f"-o {text}: compression-level is a number")
+    _check_dest(text, kind, dest, tar)
+    return Output(
+        kind,  # type: ignore[arg-type]  # one of _TYPES
+        dest if dest in ("", "-") else os.path.abspath(dest),
+        tar,
+        compression,
+        int(level) if level else None,
+    )
+
+
+def _fields(text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key in fields:
+            raise InputError(f"-o {text}: expected key=value once each, found {part!r}")
+        fields[key] = value
+    return fields
+
+
+def _check_dest(text: str, kind: str, dest: str, tar: bool) -> None:
+    if kind != "cacheonly" and not dest:
+        raise InputError(f"-o {text}: dest is missing", hint="add dest=PATH, or dest=- for stdout")
+    if dest == "-" and (kind == "local" or (kind == "oci" and not tar)):
+        raise InputError(f"-o {text}: a directory cannot be written to stdout")
+
+
+def compression_of(outputs: Sequence[Output]) -> Compression:
+    """Return the compression that the outputs ask for; they share one set of blobs.
+
+    Raises InputError where two of them disagree.
+    """
+    asked = {(o.compression, o.level) for o in outputs if o.compression or o.level is not None}
+    if len(asked) > 1:
+        raise InputError("the outputs ask for different compressions")
+    if not asked:
+        return Compression()
+    name, level = asked.pop()
+    return Compression(name or "gzip", level)  # type: ignore[arg-type]  # checked by parse_output

@@ -1,0 +1,197 @@
+"""Knows what an unfolded stage is, as data, and the words for platforms; must not know how a
+Dockerfile becomes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from buildgraph.errors import InputError, Location
+from buildgraph.graph.ops import InlineFile, Network
+from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHELL = ("/bin/sh", "-c")
+PROXY_ARGS = frozenset(
+    name
+    for base in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+    for name in (base, base.lower())
+)
+# Build arguments that steer the builder and never become variables by themselves (1.3).
+KNOBS = frozenset(
+    {
+        "BUILDKIT_CACHE_MOUNT_NS",
+        "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
+        "BUILDKIT_INLINE_CACHE",
+        "BUILDKIT_MULTI_PLATFORM",
+        "BUILDKIT_SANDBOX_HOSTNAME",
+        "BUILDKIT_SYNTAX",
+        "BUILDKIT_BUILD_NAME",
+        "BUILDKIT_DOCKERFILE_CHECK",
+        "BUILDKIT_SBOM_SCAN_CONTEXT",
+        "BUILDKIT_SBOM_SCAN_STAGE",
+        "SOURCE_DATE_EPOCH",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchRef:
+    """No file system at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRef:
+    """An earlier stage of the same Dockerfile."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRef:
+    """A named context of the target; "" is the build context itself."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image that nothing in the workspace defines."""
+
+    reference: str
+
+
+SourceRef = ScratchRef | StageRef | ContextRef | ImageRef
+
+
+@dataclass(frozen=True, slots=True)
+class MountIR:
+    """One RUN --mount, expanded; `source` where it has a `from`."""
+
+    type: str
+    options: tuple[tuple[str, str], ...]
+    source: SourceRef | None
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
+class RunIR:
+    """RUN, ready to be executed in the stage's file system."""
+
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    user: str
+    network: Network | None
+    security: str
+    mounts: tuple[MountIR, ...]
+    script: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyIR:
+    """COPY or ADD with everything expanded; `dest` is absolute."""
+
+    source: SourceRef
+    paths: tuple[str, ...]
+    inline: tuple[InlineFile, ...]
+    dest: str
+    chown: str | None
+    chmod: str | None
+    exclude: tuple[str, ...]
+    parents: bool
+    link: bool
+    unpack: bool | None
+    add: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkdirIR:
+    """WORKDIR; `path` is absolute and normal."""
+
+    path: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepIR:
+    """One instruction: what it does to files (None: nothing) and what history says."""
+
+    action: RunIR | CopyIR | WorkdirIR | None
+    history: HistoryEntry
+    title: str
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
+class StageIR:
+    """A stage, unfolded."""
+
+    index: int
+    name: str
+    base: SourceRef
+    platform: Platform
+    steps: tuple[StepIR, ...]
+    config: ImageConfig
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
+class BuildArgs:
+    """What a build is parameterised with."""
+
+    args: Mapping[str, str]
+    target: Platform
+    build: Platform
+    epoch: int
+    contexts: frozenset[str] = frozenset()  # names of named contexts, lower case
+
+
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """The stages one target needs, in file order, and which build arguments were used."""
+
+    stages: tuple[StageIR, ...]
+    target: int
+    consumed: frozenset[str]
+
+
+def platform_args(build: BuildArgs, stage: str) -> dict[str, str]:
+    """Return the predefined platform arguments (1.3); `stage` is the requested target."""
+    out: dict[str, str] = {}
+    for prefix, platform in (("TARGET", build.target), ("BUILD", build.build)):
+        out[f"{prefix}PLATFORM"] = str(platform)
+        out[f"{prefix}OS"] = platform.os
+        out[f"{prefix}ARCH"] = platform.architecture
+        out[f"{prefix}VARIANT"] = platform.variant
+        out[f"{prefix}OSVERSION"] = ""
+    out["TARGETSTAGE"] = stage
+    return out
+
+
+def parse_platform(text: str, where: Location | None = None) -> Platform:
+    """Parse `os/arch[/variant]` in Go's words, normalising the common aliases (A69)."""
+    parts = text.split("/")
+    if not 1 <= len(parts) <= 3 or not all(
+        p.isascii() and p and all(c.isalnum() or c in "._-" for c in p) for p in parts
+    ):
+        raise InputError(f"not a platform: {text!r}", where, "write os/arch, as linux/amd64")
+    if len(parts) == 1:
+        parts = ["linux", parts[0]]
+    system, arch = parts[0].lower(), parts[1].lower()
+    variant = parts[2].lower() if len(parts) == 3 else ""
+    arch, implied = {
+        "x86_64": ("amd64", ""),
+        "x86-64": ("amd64", ""),
+        "aarch64": ("arm64", ""),
+        "armhf": ("arm", "v7"),
+        "armel": ("arm", "v6"),
+        "i386": ("386", ""),
+    }.get(arch, (arch, ""))
+    variant = variant or implied
+    if (arch, variant) in {("arm64", "v8"), ("amd64", "v1")}:
+        variant = ""
+    if arch == "arm" and not variant:
+        variant = "v7"
+    return Platform(system, arch, variant)
