@@ -15,7 +15,7 @@ from buildgraph_rules.debian.version import OPERATORS, Operator, satisfies
 
 _RELATION: Final = re.compile(
     r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9+._-]*)(?::(?P<arch>[a-z0-9-]+))?"
-    r"\s*(?:\(\s*(?P<op><<|<=|=|>=|>>|<|>)\s*(?P<version>[^\s()]+)\s*\))?"
+    r"\s*(?:\(\s*(?P<op><<|<=|=|>=|>>|<|>)\s*(?P<version>[^\s()<=>]+)\s*\))?"
     r"\s*(?:\[[^\]]*\])?\s*(?:<[^>]*>\s*)*\Z"
 )
 

@@ -19,7 +19,7 @@ OPERATORS: Final[dict[str, Operator]] = {
     ">": ">=",
 }
 
-_GRAMMAR: Final = re.compile(r"(?:[0-9]+:)?[0-9A-Za-z.+:~-]+\Z")
+_GRAMMAR: Final = re.compile(r"(?:[0-9]+:[0-9A-Za-z.+:~-]+|[0-9A-Za-z.+~-]+)\Z")
 _RUN: Final = re.compile(r"([^0-9]*)([0-9]*)")
 
 Key = tuple[int, tuple[object, ...], tuple[object, ...]]
