@@ -14,16 +14,15 @@ from buildgraph.cli.places import default_store
 @click.command("doctor")
 @store_option
 @guarded
-def command(store: str | None) -> int:
+def command(store: str | None) -> None:
     """Say what this machine offers and lacks, in words."""
     from buildgraph.sandbox.probe import probe
 
     place = store or default_store(os.environ, os.geteuid())
-    findings = probe()
+    findings = probe(place)
     for finding in findings:
         mark = "ok  " if finding.ok else "LACKS"
         click.echo(f"{mark:<6} {finding.name}: {finding.detail}")
         if finding.hint and not finding.ok:
             click.echo(f"       hint: {finding.hint}")
     click.echo(f"store  {place}")
-    return 0 if all(finding.ok or not finding.needed for finding in findings) else 3

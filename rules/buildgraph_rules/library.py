@@ -33,9 +33,15 @@ class Work(Protocol):
     """What the engine hands over with a node."""
 
     node: Node
-    output: Callable[[bytes], None]
-    progress: Callable[[str, int, int], None]
     cancel: threading.Event
+
+    @property
+    def output(self) -> Callable[[bytes], None]:
+        """Take raw bytes of a command's output."""
+
+    @property
+    def progress(self) -> Callable[[str, int, int], None]:
+        """Take (text, done, total) of a transfer."""
 
 
 class Rules:
