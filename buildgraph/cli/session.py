@@ -160,6 +160,7 @@ class Session:
             load_image=load_image,
         )
         prepared = preparer.prepare(labels)
+        prepared.observed.extend(self.rules.observed())
         for text, where in prepared.warnings:
             listener(ev.Notice(self.now(), text, "warning", where))
         return prepared

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Protocol
 
 from buildgraph import limits
 from buildgraph.boxfile.target import Target
-from buildgraph.errors import BuildFailed, HostError, InputError, Interrupted
+from buildgraph.errors import BuildFailed, InputError, Interrupted
 from buildgraph.graph.ops import Node, PackagesOp
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import ImageConfig, Layer, Platform
 from buildgraph.sandbox.host import SandboxHost
 from buildgraph.sandbox.spec import Limits, SandboxSpec
 from buildgraph_cache.store import Store
+from buildgraph_rules.debian.lock import FILE_NAME
+from buildgraph_rules.locking import read_workspace_lock
 
 if TYPE_CHECKING:
-    from buildgraph_rules.debian.lock import Lock
     from buildgraph_rules.debian.pins import Resolution
 
-LOCK = "Boxfile.lock"
+# Where the machine says which archives it uses: sources.list(5).
+MACHINE_SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
 _TAIL = 16 * 1024
 
 
@@ -57,7 +59,6 @@ class Rules:
         offline: bool,
         refresh: bool,
         progress: Callable[[str, int, int], None],
-        use_lock: bool = True,
     ):
         """`refresh` asks the archives again; `progress` is told of downloads before the build."""
         self._store = store
@@ -68,12 +69,17 @@ class Rules:
         self._refresh = refresh
         self._progress = progress
         self._resolved: dict[PackagesOp, Resolution] = {}
-        self._lock = self._read_lock() if use_lock else None
+        self._lock = read_workspace_lock(workspace_root)
 
-    @property
-    def lock_path(self) -> str:
-        """Where this workspace's lock file is, whether it exists or not."""
-        return os.path.join(self._root, LOCK)
+    def observed(self) -> list[str]:
+        """Return the files and directories that decided which packages there are."""
+        if not self._resolved:
+            return []
+        lock = os.path.join(self._root, FILE_NAME)
+        places = [lock if os.path.exists(lock) else self._root]
+        if any(not resolution.locked for resolution in self._resolved.values()):
+            places += [path for path in MACHINE_SOURCES if os.path.exists(path)]
+        return places
 
     def resolve(self, target: Target, platform: Platform) -> Resolution:
         """Return the pinned packages of a `debian` target."""
@@ -166,15 +172,3 @@ class Rules:
                 label=work.node.label,
                 log=tuple(lines),
             )
-
-    def _read_lock(self) -> Lock | None:
-        try:
-            with open(self.lock_path, "rb") as file:
-                data = file.read(limits.BOXFILE_BYTES * 16)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise HostError(f"cannot read {LOCK}: {error.strerror}") from error
-        from buildgraph_rules.debian.lock import read_lock
-
-        return read_lock(data.decode("utf-8", "surrogateescape"), LOCK)
