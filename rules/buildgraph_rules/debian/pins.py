@@ -29,6 +29,23 @@ ARCHITECTURES: Final = {
 _KEYRING_PACKAGE: Final = "debian-archive-keyring"
 _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+# What apt and dpkg leave behind that differs from one run to the next, so that
+# `RUN apt-get install` of the same versions gives the same layer: apt.conf(5).
+_APT_CONFIGURATION: Final = """\
+// Written by buildgraph: installing the same packages gives the same files.
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Dir::Log::History "/dev/null";
+Dir::Log::Planner "/dev/null";
+Dir::Log::Terminal "/dev/null";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+APT::Keep-Downloaded-Packages "false";
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb \
+/var/cache/apt/*.bin /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old /var/lib/dpkg/*-old \
+/var/log/dpkg.log /var/log/alternatives.log || true"; };
+"""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pin:
@@ -74,11 +91,15 @@ class Resolution:
 
 def packages_op(resolution: Resolution, *, configure: bool) -> PackagesOp:
     """Return the op whose result these packages are."""
-    text = apt_sources(resolution) if configure and resolution.has("apt") else ""
+    files: tuple[tuple[str, str], ...] = ()
+    if configure and resolution.has("apt"):
+        files = (("etc/apt/apt.conf.d/90buildgraph", _APT_CONFIGURATION),)
+        if text := apt_sources(resolution):
+            files += (("etc/apt/sources.list", text),)
     return PackagesOp(
         tuple((pin.name, pin.version, pin.architecture, pin.digest) for pin in resolution.pins),
         configure,
-        (("etc/apt/sources.list", text),) if text else (),
+        files,
     )
 
 
