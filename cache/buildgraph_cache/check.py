@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from buildgraph_cache.digest import Digest
-from buildgraph_cache.objects import blob_ref, digest_of
-from buildgraph_cache.records import refs_of
+from buildgraph_cache.objects import blob_ref, digest_of, key_bytes
+from buildgraph_cache.plan import RecordRow
+from buildgraph_cache.records import Records, scan
 from buildgraph_cache.scratch import sweep
 from buildgraph_cache.session import Session
 from buildgraph_cache.shelf import Shelf
 from buildgraph_cache.usage import blob_sizes, snapshot_sizes
 
 T = TypeVar("T")
+_SOFT = "it was not on the disk yet when the machine was started"
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 Progress = Callable[[str, int, int], None]  # what, how many are done, of how many
 SnapshotDigest = Callable[[str], Digest]
@@ -49,6 +51,7 @@ class Check:
     ) -> None:
         self._session = session
         self._shelf = Shelf(session)
+        self._records = Records(session)
         self._deep = deep
         self._progress = progress
         self._snapshot_digest = snapshot_digest
@@ -65,7 +68,7 @@ class Check:
         sweep(session.layout, session.disk)
         self._each("blobs", list(blob_sizes(session.layout)), self._blob)
         self._each("snapshots", list(snapshot_sizes(session)), self._snapshot)
-        rows = session.index.rows("SELECT kind, key, created, refs FROM records")
+        rows = session.index.read(lambda connection: list(scan(connection)))
         self._each("records", rows, self._record)
         return self._damage
 
@@ -131,41 +134,38 @@ class Check:
         self._shelf.quarantine([name])
         self._found(kind, name, problem)
 
-    def _record(self, row: tuple[str, str, int, str]) -> None:
-        kind, key, created, text = row
+    def _record(self, row: RecordRow) -> None:
+        problem = self._problem(row)
+        if problem == "":
+            return
         session = self._session
 
         def change(connection: sqlite3.Connection) -> str:
-            sql = "SELECT durable OR boot=? FROM records WHERE kind=? AND key=? AND created=?"
-            found = connection.execute(sql, (session.boot, kind, key, created)).fetchone()
-            if found is None:
-                return ""
-            missing = next((ref for ref in refs_of(text) if not self._there(connection, ref)), "")
-            if missing or not found[0]:
-                sql = "DELETE FROM records WHERE kind=? AND key=? AND created=?"
-                connection.execute(sql, (kind, key, created))
-            return missing if found[0] else ""
+            # Looked at again under the lock: a collection may be on its way.
+            again = self._problem(row)
+            if again:
+                sql = "DELETE FROM records WHERE kind=? AND key=?"
+                connection.execute(sql, (row.kind, key_bytes(row.key)))
+            return again
 
-        # Looked at again under the lock before anything is done: a collection may be on its way.
-        if text != "[]" and not all(self._there(None, ref) for ref in refs_of(text)):
-            missing = session.index.write(change)
-            if missing:
-                self._found("record", f"record:{kind}/{key}", f"{missing} is missing")
+        problem = session.index.write(change)
+        if problem and problem != _SOFT:
+            self._found("record", row.name, problem)
 
-    def _there(self, connection: sqlite3.Connection | None, ref: str) -> bool:
+    def _problem(self, row: RecordRow) -> str:
+        """Return what is wrong with a record as it is now; "" also where it is gone."""
+        state = self._records.state(row.kind, row.key)
+        if state is None:
+            return ""
+        if state == "soft":
+            return _SOFT
+        if state == "damaged":
+            return "its bytes are not those that were written"
+        missing = next((ref for ref in row.refs if not self._there(ref)), None)
+        return f"{missing} is missing" if missing is not None else ""
+
+    def _there(self, ref: str) -> bool:
         if ref.startswith("record:"):
             kind, _, key = ref[7:].partition("/")
-            sql, values = "SELECT 1 FROM records WHERE kind=? AND key=?", (kind, key)
-        else:
-            if not os.path.lexists(self._shelf.path(ref)):
-                return False
-            sql, values = (
-                "SELECT 1 FROM objects WHERE name=? AND (durable OR boot=?)",
-                (
-                    ref,
-                    self._session.boot,
-                ),
-            )
-        if connection is None:
-            return self._session.index.row(sql, values) is not None
-        return connection.execute(sql, values).fetchone() is not None
+            return self._records.state(kind, key) is not None
+        return os.path.lexists(self._shelf.path(ref)) and self._trusted(ref)

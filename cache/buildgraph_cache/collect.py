@@ -19,15 +19,18 @@ from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import is_full, make_reserve, release_reserve
 from buildgraph_cache.leases import floor as oldest_lease
 from buildgraph_cache.locks import file_lock, try_flock
+from buildgraph_cache.objects import key_bytes
 from buildgraph_cache.plan import Plan, Reach, RecordRow, plan_removal
-from buildgraph_cache.records import refs_of
+from buildgraph_cache.records import scan
 from buildgraph_cache.removal import delete_tree, disk_usage
 from buildgraph_cache.scratch import Scratch, sweep
 from buildgraph_cache.session import Session
 from buildgraph_cache.shelf import DOOMED, Shelf
 from buildgraph_cache.usage import LOOSE, DuReport, blob_sizes, mounts, snapshot_sizes, usage
 
-_BATCH = 200  # objects in one transaction: builds wait for the index no longer than that takes
+# Objects in one transaction. Every batch reads all records again, so smaller ones would not make
+# builds wait less for the index, only more often.
+_BATCH = 2000
 _ROUNDS = 4
 _LOOSE_AGE = {"partial": 86_400, "failed": 7 * 86_400, "quarantine": 7 * 86_400, "logs": 2_592_000}
 
@@ -179,12 +182,7 @@ class Collector:
         return int(row[0]) if row is not None and row[0] is not None else 0
 
     def _reach(self) -> tuple[Reach, dict[str, int]]:
-        rows = self._session.index.rows(
-            "SELECT kind, key, used_seq, refs, length(value) FROM records"
-        )
-        records = [
-            RecordRow(kind, key, used, refs_of(refs), size) for kind, key, used, refs, size in rows
-        ]
+        records = self._session.index.read(lambda connection: list(scan(connection)))
         objects = dict(self._session.index.rows("SELECT name, used_seq FROM objects"))
         return Reach(records, objects, self._keep), objects
 
@@ -199,19 +197,18 @@ class Collector:
             reach.used[name] = min(reach.used[name], self._floor - 1)
 
     def _carry_out(self, plan: Plan, reach: Reach) -> None:
-        bare = plan.records - reach.leading_to(plan.objects)
         for name in plan.objects:
             if name.startswith("mount:"):
                 entry = name.removeprefix("mount:")
                 self._delete_loose(f"{self._session.layout.directory('mounts')}/{entry}")
         objects = [name for name in plan.objects if not name.startswith("mount:")]
         for start in range(0, len(objects), _BATCH):
-            names = objects[start : start + _BATCH]
-            self._remove(names, reach.leading_to(names), reach)
+            self._remove(objects[start : start + _BATCH], set())
+        bare = plan.records - reach.leading_to(plan.objects)
         if bare:
-            self._remove([], bare, reach)
+            self._remove([], bare)
 
-    def _remove(self, names: list[str], records: set[str], reach: Reach) -> None:
+    def _remove(self, names: list[str], records: set[str]) -> None:
         """Take objects and records away that are, now, still nobody's."""
         session = self._session
         with self._no_readers() as free, Scratch(session.layout, session.disk) as trash:
@@ -220,7 +217,7 @@ class Collector:
                 return
 
             def doom(connection: sqlite3.Connection) -> tuple[list[str], int]:
-                return self._doom(connection, names, records, reach)
+                return self._doom(connection, names, records)
 
             def move(connection: sqlite3.Connection) -> list[str]:
                 return self._shelf.move_doomed(connection, doomed, trash.path, pinned=False)
@@ -231,18 +228,28 @@ class Collector:
         self._records += count
 
     def _doom(
-        self, connection: sqlite3.Connection, names: list[str], records: set[str], reach: Reach
+        self, connection: sqlite3.Connection, names: list[str], records: set[str]
     ) -> tuple[list[str], int]:
+        """Delete the records that lead to those of the names that nobody holds now.
+
+        Who leads where is read again, under the lock: a record may have been written, and its
+        writer's lease have ended, since the plan was made.
+        """
         floor = oldest_lease(connection, self._session.layout)
-        held = pinned_names(connection, floor)
-        rows = [reach.records[name] for name in records if name not in held]
-        sql = "DELETE FROM records WHERE kind=? AND key=? AND used_seq<?"
-        cursor = connection.executemany(sql, [(row.kind, row.key, floor) for row in rows])
+        now = Reach(scan(connection), {})
+        held = pinned_names(connection, floor, now)
         doomed = [name for name in names if name not in held]
+        gone = now.leading_to(doomed) | ((records & now.records.keys()) - held)
+        gone |= now.leading_to(gone)
+        rows = [now.records[name] for name in gone if name not in held]
+        connection.executemany(
+            "DELETE FROM records WHERE kind=? AND key=?",
+            [(row.kind, key_bytes(row.key)) for row in rows],
+        )
         connection.executemany(
             "UPDATE objects SET used_seq=? WHERE name=?", [(DOOMED, name) for name in doomed]
         )
-        return doomed, max(cursor.rowcount, 0)
+        return doomed, len(rows)
 
     @contextmanager
     def _no_readers(self) -> Iterator[bool]:
@@ -300,7 +307,8 @@ class Collector:
         after = usage(session)
 
         def look(connection: sqlite3.Connection) -> set[str]:
-            return pinned_names(connection, oldest_lease(connection, session.layout))
+            floor = oldest_lease(connection, session.layout)
+            return pinned_names(connection, floor, Reach(scan(connection), {}))
 
         held = session.index.write(look)
         sizes = {**blob_sizes(session.layout), **snapshot_sizes(session)}
@@ -319,16 +327,9 @@ class Collector:
         )
 
 
-def pinned_names(connection: sqlite3.Connection, floor: int) -> set[str]:
+def pinned_names(connection: sqlite3.Connection, floor: int, reach: Reach) -> set[str]:
     """Return the names of all records and objects that live leases hold."""
-    refs: dict[str, tuple[str, ...]] = {}
-    pending: list[str] = []
-    for kind, key, used, text in connection.execute("SELECT kind,key,used_seq,refs FROM records"):
-        name = f"record:{kind}/{key}"
-        if used >= floor:
-            pending.append(name)
-        if text != "[]":
-            refs[name] = refs_of(text)
+    pending = [row.name for row in reach.records.values() if row.used_seq >= floor]
     for (name,) in connection.execute("SELECT name FROM objects WHERE used_seq>=?", (floor,)):
         pending.append(name)
     held: set[str] = set()
@@ -336,7 +337,9 @@ def pinned_names(connection: sqlite3.Connection, floor: int) -> set[str]:
         current = pending.pop()
         if current not in held:
             held.add(current)
-            pending.extend(refs.get(current, ()))
+            row = reach.records.get(current)
+            if row is not None:
+                pending.extend(row.refs)
     return held
 
 

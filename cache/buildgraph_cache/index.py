@@ -34,16 +34,17 @@ BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS generations(seq INTEGER PRIMARY KEY, started INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records(
-    kind TEXT NOT NULL, key TEXT NOT NULL, used_seq INTEGER NOT NULL, created INTEGER NOT NULL,
+    kind TEXT NOT NULL, key BLOB NOT NULL, used_seq INTEGER NOT NULL, created INTEGER NOT NULL,
     seconds REAL NOT NULL, durable INTEGER NOT NULL, boot TEXT NOT NULL, refs TEXT NOT NULL,
-    value BLOB NOT NULL, UNIQUE(kind, key));
+    sum BLOB NOT NULL, value BLOB NOT NULL, UNIQUE(kind, key));
 CREATE TABLE IF NOT EXISTS objects(
     name TEXT PRIMARY KEY, used_seq INTEGER NOT NULL, durable INTEGER NOT NULL, boot TEXT NOT NULL,
     bytes INTEGER, fingerprint BLOB) WITHOUT ROWID;
-INSERT OR IGNORE INTO meta VALUES('seq', {seq}), ('first', {seq}), ('schema', 1);
+INSERT OR IGNORE INTO meta VALUES('seq', {seq}), ('first', {seq}), ('schema', {schema});
 INSERT OR IGNORE INTO generations SELECT value, {now} FROM meta WHERE name='first';
 COMMIT;
 """
+SCHEMA = 2  # an index of an older one is replaced: it is disposable
 _CHECKPOINT_PAGES = 4000  # 16 MiB of log before SQLite folds it in by itself
 _BUSY_SECONDS = 60.0
 
@@ -76,6 +77,10 @@ class Index:
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one query and return all its rows."""
         return self._guard(lambda connection: connection.execute(sql, values).fetchall())
+
+    def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """Run several queries."""
+        return self._guard(look)
 
     def put(self, sql: str, values: tuple[Any, ...]) -> int:
         """Run one changing statement as its own transaction; return how many rows it changed."""
@@ -229,18 +234,26 @@ def _connect(uri: str) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=128,
     )
+    # Noise in a text must not look like a mistake of ours: `sum` is there to find it.
+    connection.text_factory = _text
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     return connection
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _check(connection: sqlite3.Connection) -> None:
     row = connection.execute("SELECT value FROM meta WHERE name='schema'").fetchone()
     if row is None:
         raise sqlite3.OperationalError("no such table: meta is empty")
-    if row[0] != 1:
+    if row[0] < SCHEMA:
+        raise sqlite3.DataError(f"the index has the old schema {row[0]}")
+    if row[0] > SCHEMA:
         raise HostError(
-            f"the index has schema {row[0]}; this program knows 1",
+            f"the index has schema {row[0]}; this program knows {SCHEMA}",
             hint="use the newer buildgraph, or another directory with --store DIR",
         )
 
@@ -248,7 +261,7 @@ def _check(connection: sqlite3.Connection) -> None:
 def _make(connection: sqlite3.Connection, layout: Layout) -> None:
     leases = [int(name) for name in os.listdir(f"{layout.root}/locks/leases") if name.isdigit()]
     seq = max([int(time.time() * 1000), 1 << 33, *(lease + 1 for lease in leases)])
-    connection.executescript(_SCHEMA.format(seq=seq, now=int(time.time())))
+    connection.executescript(_SCHEMA.format(seq=seq, now=int(time.time()), schema=SCHEMA))
     os.chmod(layout.index, 0o600)
 
 
@@ -265,6 +278,7 @@ def _open_read_only(layout: Layout) -> sqlite3.Connection:
             connection = sqlite3.connect(
                 f"file:{path}?{query}", uri=True, isolation_level=None, check_same_thread=False
             )
+            connection.text_factory = _text
             _check(connection)
             return connection
         except sqlite3.Error as caught:
@@ -281,7 +295,7 @@ def _quote(path: str) -> str:
 def _is_damage(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(
-        error, (sqlite3.DataError, UnicodeDecodeError)
+        error, sqlite3.DataError
     )
 
 

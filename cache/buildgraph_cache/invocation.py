@@ -58,6 +58,7 @@ def encode(
                 for _, stat in rows
             ]
         )
+        + payload
     )
     written = time.time_ns() if now_ns is None else now_ns
     head = _HEAD.pack(_MAGIC, written, len(rows), len(names), len(payload), print_)
@@ -83,12 +84,13 @@ def check(
     if not 0 <= age <= max_age * 1e9:
         return None
     names = table[_HEAD.size : _HEAD.size + names_size].split(b"\0") if names_size else []
-    if len(names) != count or _fingerprint(names) != expected:
+    payload = table[_HEAD.size + names_size :]
+    if len(names) != count or _fingerprint(names, payload) != expected:
         return None
-    return table[_HEAD.size + names_size :]
+    return payload
 
 
-def _fingerprint(names: list[bytes]) -> bytes | None:
+def _fingerprint(names: list[bytes], payload: bytes) -> bytes | None:
     pack = _STAT.pack
     try:
         packed = [
@@ -97,7 +99,7 @@ def _fingerprint(names: list[bytes]) -> bytes | None:
         ]
     except OSError:
         return None
-    return xxhash.xxh3_128_digest(b"".join(packed))
+    return xxhash.xxh3_128_digest(b"".join(packed) + payload)
 
 
 def _read(index: str, key: str) -> bytes | None:
@@ -107,7 +109,7 @@ def _read(index: str, key: str) -> bytes | None:
     except sqlite3.Error:
         return None
     try:
-        row = connection.execute(_SQL, (KIND, key)).fetchone()
+        row = connection.execute(_SQL, (KIND, key.encode("utf-8", "surrogateescape"))).fetchone()
     except sqlite3.Error:
         return None
     finally:

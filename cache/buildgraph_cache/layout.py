@@ -105,7 +105,7 @@ def prepare(
     try:
         _check_root(layout.root)
         found = _read_version(layout)
-        if found == version:
+        if found == version and (read_only or _is_complete(layout)):
             return layout
         if read_only:
             raise HostError(
@@ -176,9 +176,9 @@ def _make_or_migrate(
     with file_lock(layout.open_lock):
         found = _read_version(layout)
         _refuse_newer(layout, found, version)
-        if found is None:
+        if found is None or not _is_complete(layout):
             _make(layout, disk)
-            found = version
+            found = found or version
         while found < version:
             migration = migrations.get(found)
             if migration is None:
@@ -216,6 +216,10 @@ def _make_root(layout: Layout) -> None:
             hint="choose an empty or new directory with --store DIR",
         )
     os.chmod(layout.root, 0o700)
+
+
+def _is_complete(layout: Layout) -> bool:
+    return all(os.path.isdir(layout.directory(name)) for name in _DIRECTORIES)
 
 
 def _make(layout: Layout, disk: Disk) -> None:

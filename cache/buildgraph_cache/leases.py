@@ -124,7 +124,7 @@ def floor(connection: sqlite3.Connection, layout: Layout) -> int:
             continue
         try:
             if try_flock(fd):
-                os.unlink(f"{directory}/{name}")
+                _unlink(f"{directory}/{name}")
             elif int(name) <= int(first):
                 return 0  # a build that uses an index which was replaced: keep everything
             else:
@@ -132,3 +132,10 @@ def floor(connection: sqlite3.Connection, layout: Layout) -> int:
         finally:
             os.close(fd)
     return oldest
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # its holder was giving it back

@@ -34,6 +34,16 @@ def record_ref(kind: str, key: str) -> str:
     return f"record:{kind}/{key}"
 
 
+def key_bytes(key: str) -> bytes:
+    """Return the key of a record as the index keeps it: it may be a path in any encoding."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def key_text(raw: object) -> str:
+    """Return a key as it comes out of the index, whatever damage made of it."""
+    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else str(raw)
+
+
 def is_object_ref(ref: str) -> bool:
     """Return whether the reference is to something on disk with a well-formed name."""
     if ref.startswith("blob:sha256:"):

@@ -25,8 +25,9 @@ from buildgraph_cache.session import Session
 
 _ROW = "SELECT used_seq, durable, boot, fingerprint FROM objects WHERE name=?"
 _TOUCH = "UPDATE objects SET used_seq=max(used_seq,?) WHERE name=? RETURNING 1"
-_PUT = """INSERT OR REPLACE INTO objects(name, used_seq, durable, boot, bytes, fingerprint)
-    VALUES(?,?,0,?,?,?)"""
+_PUT = """INSERT INTO objects(name, used_seq, durable, boot, bytes, fingerprint)
+    VALUES(?,?,0,?,?,?) ON CONFLICT(name) DO UPDATE SET used_seq=max(used_seq, excluded.used_seq),
+    durable=0, boot=excluded.boot, bytes=excluded.bytes, fingerprint=excluded.fingerprint"""
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 DOOMED = -1  # used_seq of an object that is about to be taken away
 

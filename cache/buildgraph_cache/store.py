@@ -25,7 +25,7 @@ from buildgraph_cache.layout import Layout, is_full, prepare, release_reserve
 from buildgraph_cache.leases import Lease, new_lease
 from buildgraph_cache.locks import named_lock
 from buildgraph_cache.mounts import hold_mount
-from buildgraph_cache.objects import blob_ref, snapshot_ref
+from buildgraph_cache.objects import blob_ref, key_bytes, snapshot_ref
 from buildgraph_cache.partials import Partial, open_partial
 from buildgraph_cache.plan import RecordRow
 from buildgraph_cache.records import Record, Records
@@ -358,7 +358,10 @@ class Store:
 
         def change(connection: sqlite3.Connection) -> None:
             # `created` tells our record from one that another process wrote meanwhile.
-            connection.executemany(f"{verb} WHERE kind=? AND key=? AND created=?", rows)
+            connection.executemany(
+                f"{verb} WHERE kind=? AND key=? AND created=?",
+                [(kind, key_bytes(key), created) for kind, key, created in rows],
+            )
             connection.executemany(
                 f"{other} WHERE name=? AND durable=0 AND boot=?",
                 [(name, boot) for name in objects],

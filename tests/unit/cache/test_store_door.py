@@ -98,9 +98,18 @@ def test_a_newer_store_is_not_touched(root: str) -> None:
 
 def test_a_newer_index_is_not_touched(root: str) -> None:
     with Store.open(root) as store:
-        store._session.index.put("UPDATE meta SET value=2 WHERE name='schema'", ())
-    with pytest.raises(HostError, match="schema 2"):
+        store._session.index.put("UPDATE meta SET value=99 WHERE name='schema'", ())
+    with pytest.raises(HostError, match="schema 99"):
         Store.open(root)
+
+
+def test_an_older_index_is_replaced(root: str) -> None:
+    with Store.open(root) as store:
+        digest = store.put_blob(b"x")
+        store._session.index.put("UPDATE meta SET value=1 WHERE name='schema'", ())
+    with Store.open(root) as store:
+        assert store.index_was_rebuilt
+        assert store.has_blob(digest)
 
 
 def test_a_strange_version_is_refused(root: str) -> None:

@@ -36,9 +36,7 @@ def fill(store: Store, count: int, size: int = MIB) -> list[Digest]:
 def test_du_agrees_with_du(store: Store, make_snapshot: Callable[..., str]) -> None:
     fill(store, 3)
     make_snapshot(store, "ab" * 32, files=20, size=5000)
-    os.link(
-        store.snapshot_path("ab" * 32) + "/file-0", store.snapshot_path("ab" * 32) + "/hard"
-    )
+    os.link(store.snapshot_path("ab" * 32) + "/file-0", store.snapshot_path("ab" * 32) + "/hard")
     with store.cache_mount("m") as path, store.new_scratch() as scratch:
         Path(path, "x").write_bytes(bytes(10_000))
         Path(scratch.upper, "y").write_bytes(bytes(10_000))
