@@ -17,6 +17,7 @@ from buildgraph.cli.words import size as shown_size
 from buildgraph.dockerfile.durations import parse_duration
 from buildgraph.dockerfile.mounts import parse_size
 from buildgraph.errors import Location
+from buildgraph.oci.derive import snapshot_digest
 from buildgraph.oci.layers import LayerStore
 from buildgraph_cache.store import Store
 
@@ -104,7 +105,7 @@ def verify(deep: bool, store: str | None) -> int:
     """Check every record and every object; damage is set aside and will be rebuilt."""
     with _open(store) as opened:
         layers = LayerStore(opened)
-        damages = opened.verify(deep=deep, snapshot_digest=layers.digest_directory)
+        damages = opened.verify(deep=deep, snapshot_digest=snapshot_digest(layers))
     for damage in damages:
         click.echo(str(damage))
     click.echo(f"{len(damages)} damaged" if damages else "everything is in order")

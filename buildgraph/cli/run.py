@@ -53,7 +53,6 @@ def command(
 
     ARGUMENTS after -- replace the image's CMD. Exits with the command's own code.
     """
-    catch_signals()
     options = RunOptions(
         arguments,
         parse_pairs(variables, "--env", os.environ),
@@ -62,9 +61,15 @@ def command(
         entrypoint,
         network,  # type: ignore[arg-type]  # click holds it to the three words
     )
+    return build_and_run(target, options, Settings(store=store), progress)
+
+
+def build_and_run(target: str, options: RunOptions, settings: Settings, progress: str) -> int:
+    """Build what is missing of one target, run its image, and return the command's exit code."""
+    catch_signals()
     screen = make_listener(progress, sys.stderr, sys.stderr, os.environ)
     try:
-        with Session(Settings(store=store), os.environ, os.getcwd()) as session:
+        with Session(settings, os.environ, os.getcwd()) as session:
             workspace, chosen = choose(session, (target,), None)
             prepared = session.prepare(workspace, chosen, screen)
             if len(prepared.plans) != 1:
@@ -74,7 +79,8 @@ def command(
                     session.store, session.layers, DeliveryOptions(), session.epoch
                 )
                 result = graph.build(deliverer.deliveries(prepared), screen)
-            session.store.sync()
+            if not session.store.read_only:
+                session.store.sync()
             screen.close()
             for failure in result.errors:
                 if not screen.has_shown(failure):
@@ -82,16 +88,9 @@ def command(
                 return failure.exit_code
             ((plan, *_),) = prepared.plans.values()
             image = assemble(plan, result.outcomes, session.epoch)
-            status = launch(
-                session.store,
-                session.layers,
-                session.sandbox,
-                image,
-                options,
-                _write,
-                threading.Event(),
-            )
-            return status.code
+            cancel = threading.Event()
+            store, layers, sandbox = session.store, session.layers, session.sandbox
+            return launch(store, layers, sandbox, image, options, _write, cancel).code
     except BuildgraphError as error:
         screen.close()
         if screen.has_shown(error):
