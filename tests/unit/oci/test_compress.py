@@ -36,8 +36,13 @@ def unpack(data: bytes, piece: int = 1 << 16) -> bytes:
 
 @pytest.mark.parametrize(
     "compression",
-    [Compression(), *(Compression("gzip", level) for level in (0, 1, 3, 4, 9))]
-    + [Compression("zstd"), Compression("zstd", 1), Compression("uncompressed")],
+    [
+        Compression(),
+        *(Compression("gzip", level) for level in (0, 1, 3, 4, 9)),
+        Compression("zstd"),
+        Compression("zstd", 1),
+        Compression("uncompressed"),
+    ],
 )
 @pytest.mark.parametrize("piece", [1000, 1 << 20])
 def test_what_is_packed_comes_back(compression: Compression, piece: int) -> None:

@@ -175,7 +175,7 @@ def test_every_form_of_a_layer_has_the_same_identity(
 class _Everything:
     """A root in which every path is a directory, so that every whiteout hides something."""
 
-    def stat(self, path: str):  # type: ignore[no-untyped-def]  # noqa: ARG002
+    def stat(self, path: str):  # type: ignore[no-untyped-def]
         from buildgraph.filetree import FileStat
 
         return FileStat(Kind.DIR, 0o755)

@@ -25,9 +25,9 @@ ME = (os.geteuid(), os.getegid())
 class Tar:
     """Builds an archive entry by entry, however odd."""
 
-    def __init__(self, format: int = tarfile.PAX_FORMAT) -> None:
+    def __init__(self, style: int = tarfile.PAX_FORMAT) -> None:
         self.buffer = io.BytesIO()
-        self.tar = tarfile.open(fileobj=self.buffer, mode="w", format=format)
+        self.tar = tarfile.open(fileobj=self.buffer, mode="w", format=style)
 
     def add(self, name: str, data: bytes | None = None, **fields: object) -> Tar:
         info = tarfile.TarInfo(name)
@@ -40,8 +40,8 @@ class Tar:
         self.tar.addfile(info, io.BytesIO(data or b""))
         return self
 
-    def dir(self, name: str, **fields: object) -> Tar:
-        return self.add(name, type=tarfile.DIRTYPE, **fields)
+    def dir(self, name: str, **fields: int) -> Tar:
+        return self.add(name, None, type=tarfile.DIRTYPE, **fields)
 
     def link(self, name: str, target: str) -> Tar:
         return self.add(name, type=tarfile.SYMTYPE, linkname=target)
@@ -359,11 +359,11 @@ def test_a_directory_that_becomes_a_file_and_again_a_directory(place: Path) -> N
 # --- forms of headers, and what is kept ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("piece", [1, 511, 512, 1 << 20])
-def test_the_formats_are_read_alike(place: Path, format: int, piece: int) -> None:
+def test_the_formats_are_read_alike(place: Path, style: int, piece: int) -> None:
     long = "d" * 40 + "/" + "n" * 59
-    tar = Tar(format).dir("d" * 40).add(long, b"data", mtime=77).link("l", "t" * 90)
+    tar = Tar(style).dir("d" * 40).add(long, b"data", mtime=77).link("l", "t" * 90)
     unpack(tar.hard("h", long), place, piece)
     assert (place / long).read_bytes() == b"data"
     assert os.stat(place / long).st_mtime == 77
