@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from buildgraph.engine.identify import Identifier
@@ -84,31 +84,65 @@ class FileExecutor:
                         for _ in writer.read(entry):
                             pass
                 writer.finish()
+            placed = _Placing(below, place)
             for path in selection.archives:
                 tar = TarReader(decompress(_chunks(selection.tree, path)))
-                placed = _Placing(below, place)
                 with Unpacker(scratch.upper, epoch, overlay) as unpacker:
-                    unpacker.unpack(map(placed.member, tar), tar)
+                    unpacker.unpack(placed.members(tar), tar)
             view = self._identifier.view(work.parent)
             return self._layers.commit(Path(scratch.upper), view)
 
 
 class _Placing:
-    """Puts an archive's members below the destination, through the links of the image."""
+    """Puts an archive's members below the destination, through the links of the image.
+
+    A directory of the image that the archive only implies keeps its mode and owner.
+    """
 
     def __init__(self, below: FileTree, place: DestFacts):
         self._below = below
         self._place = place
         self._parents: dict[str, str] = {}
+        self._told = {"", *(parent.path for parent in place.parents)}
 
-    def member(self, member: Member) -> Member:
-        """Return the member under the path it has in the layer."""
-        member.path = self._path(member.path)
-        if member.flag == b"1":
-            member.link = self._path(member.link)
-        if self._place.owner is not None:
-            member.uid, member.gid = self._place.owner
-        return member
+    def members(self, tar: Iterable[Member]) -> Iterator[Member]:
+        """Yield the members under the paths they have in the layer, after directories above."""
+        for member in tar:
+            member.path = self._path(member.path)
+            if member.flag == b"1":
+                member.link = self._path(member.link)
+            if self._place.owner is not None:
+                member.uid, member.gid = self._place.owner
+            path = os.fsdecode(member.path)
+            yield from self._above(path)
+            if member.flag == b"5":
+                self._told.add(path)
+            yield member
+
+    def _above(self, path: str) -> Iterator[Member]:
+        """Yield the directories above `path` that are there below and were not told yet."""
+        names = path.split("/")[:-1]
+        for count in range(1, len(names) + 1):
+            directory = "/".join(names[:count])
+            if directory in self._told:
+                continue
+            self._told.add(directory)
+            stat = self._below.stat(directory)
+            if stat is None or stat.kind is not Kind.DIR:
+                return
+            yield Member(
+                os.fsencode(directory),
+                b"5",
+                stat.mode,
+                stat.uid,
+                stat.gid,
+                0,
+                stat.mtime_ns,
+                b"",
+                0,
+                0,
+                self._below.xattrs(directory),
+            )
 
     def _path(self, raw: bytes) -> bytes:
         inside = posixpath.normpath(os.fsdecode(raw).lstrip("/"))

@@ -35,7 +35,7 @@ from buildgraph.oci.types import Chain
 from buildgraph_cache.store import Store
 
 # A different meaning of the same answer needs a different question.
-MEMO_VERSION = 1
+MEMO_VERSION = 2
 
 
 class Identifier:
@@ -125,7 +125,10 @@ class Identifier:
         known: Mapping[str, Any] | None = records.load_memo(self._store, question)
         if known is None:
             with self._sources.tree(op.source, sources):
-                known = self.destination(node, op, parent, sources).as_json()
+                facts = self.destination(node, op, parent, sources).as_json()
+                if self.selection(node, op, sources).archives:
+                    facts["below"] = below  # members go through links and directories of the base
+                known = facts
             records.save_memo(self._store, question, known)
         return copy_key(op, node.platform, self._epoch, files, known)
 
