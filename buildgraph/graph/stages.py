@@ -250,6 +250,10 @@ class Unfolder:
         paths = tuple(self._text(s, state.env, where) for s in item.sources)
         for path in paths:
             _check_local(path, add, where)
+        if isinstance(item, ins.Add) and item.checksum is not None:
+            raise InputError(
+                "--checksum is about URLs and git repositories, and this source is neither", where
+            )
         inline = tuple(
             InlineFile(
                 doc.name,
