@@ -70,7 +70,7 @@ check-layers:
 	$(PYTEST) tests/unit/test_layering.py tests/unit/test_names.py
 
 bench: packages-test dev
-	$(AS_ROOT) $(BIN)/python tests/bench
+	$(AS_ROOT) $(BIN)/python tests/bench $(BENCH)
 
 fmt: dev
 	$(BIN)/ruff check --quiet --fix-only .
