@@ -10,6 +10,7 @@ import threading
 
 import click
 
+from buildgraph import events as ev
 from buildgraph.cli.build import catch_signals
 from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded, report
@@ -68,17 +69,18 @@ def build_and_run(target: str, options: RunOptions, settings: Settings, progress
     """Build what is missing of one target, run its image, and return the command's exit code."""
     catch_signals()
     screen = make_listener(progress, sys.stderr, sys.stderr, os.environ)
+    listener = Quiet(screen)
     try:
         with Session(settings, os.environ, os.getcwd()) as session:
             workspace, chosen = choose(session, (target,), None)
-            prepared = session.prepare(workspace, chosen, screen)
+            prepared = session.prepare(workspace, chosen, listener)
             if len(prepared.plans) != 1:
                 raise InputError(f"{target} means {len(prepared.plans)} images; run needs one")
             with session.open_graph(prepared) as graph:
                 deliverer = Deliverer(
                     session.store, session.layers, DeliveryOptions(), session.epoch
                 )
-                result = graph.build(deliverer.deliveries(prepared), screen)
+                result = graph.build(deliverer.deliveries(prepared), listener)
             if not session.store.read_only:
                 session.store.sync()
             screen.close()
@@ -98,6 +100,25 @@ def build_and_run(target: str, options: RunOptions, settings: Settings, progress
         raise
     finally:
         screen.close()
+
+
+class Quiet:
+    """Passes events on once something is really built: hits are no news before a run."""
+
+    def __init__(self, listener: ev.Listener):
+        self._listener = listener
+        self._held: list[ev.Event] | None = []
+
+    def __call__(self, event: ev.Event) -> None:
+        """Take one event."""
+        if self._held is None:
+            self._listener(event)
+            return
+        self._held.append(event)
+        if isinstance(event, ev.NodeStarted | ev.NodeFailed | ev.Notice):
+            held, self._held = self._held, None
+            for old in held:
+                self._listener(old)
 
 
 def _write(data: bytes) -> None:

@@ -139,7 +139,7 @@ class Session:
             workspace_root=workspace.root,
             offline=self.settings.offline,
             refresh=self.settings.pull,
-            progress=lambda text, done, total: None,
+            notice=lambda text: listener(ev.Notice(self.now(), text)),
         )
 
         def resolve_rule(target: Target, platform: Platform) -> RulePlan:

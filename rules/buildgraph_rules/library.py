@@ -58,16 +58,16 @@ class Rules:
         workspace_root: str,
         offline: bool,
         refresh: bool,
-        progress: Callable[[str, int, int], None],
+        notice: Callable[[str], None],
     ):
-        """`refresh` asks the archives again; `progress` is told of downloads before the build."""
+        """`refresh` asks the archives again; `notice` is told of what takes time before a build."""
         self._store = store
         self._layers = layers
         self._sandbox = sandbox
         self._root = workspace_root
         self._offline = offline
         self._refresh = refresh
-        self._progress = progress
+        self._notice = notice
         self._resolved: dict[PackagesOp, Resolution] = {}
         self._lock = read_workspace_lock(workspace_root)
 
@@ -85,6 +85,13 @@ class Rules:
         """Return the pinned packages of a `debian` target."""
         from buildgraph_rules.debian import rule
 
+        told: list[str] = []
+
+        def progress(text: str, done: int, total: int) -> None:
+            if not told:
+                told.append(text)
+                self._notice(f"{target.label.short}: asking the archives for packages")
+
         return rule.resolve(
             target,
             platform,
@@ -93,7 +100,7 @@ class Rules:
             lock=self._lock,
             offline=self._offline,
             refresh=self._refresh,
-            progress=self._progress,
+            progress=progress,
         )
 
     def plan(self, target: Target, platform: Platform) -> tuple[PackagesOp, ImageConfig]:
