@@ -25,6 +25,7 @@ from buildgraph_rules.locking import read_workspace_lock
 
 if TYPE_CHECKING:
     from buildgraph_rules.debian.pins import Resolution
+    from buildgraph_rules.debian.rule import Indices
 
 # Where the machine says which archives it uses: sources.list(5).
 MACHINE_SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
@@ -69,6 +70,7 @@ class Rules:
         self._refresh = refresh
         self._notice = notice
         self._resolved: dict[PackagesOp, Resolution] = {}
+        self._indices: Indices = {}
         self._lock = read_workspace_lock(workspace_root)
 
     def observed(self) -> list[str]:
@@ -101,6 +103,7 @@ class Rules:
             offline=self._offline,
             refresh=self._refresh,
             progress=progress,
+            known_indices=self._indices,
         )
 
     def plan(self, target: Target, platform: Platform) -> tuple[PackagesOp, ImageConfig]:
@@ -120,6 +123,7 @@ class Rules:
 
         op = work.node.op
         assert isinstance(op, PackagesOp)
+        self._indices.clear()  # tens of megabytes that nobody asks for any more
         resolution = self._resolved[op]
         debs = rule.fetch(
             resolution,

@@ -54,10 +54,17 @@ def lock(
     """
     old = dict(read_workspace_lock(root) or {})
     new = dict(old)
+    indices: rule.Indices = {}
     for target in targets:
         for platform in platforms(target):
             found = rule.resolve(
-                target, platform, store=store, workspace=root, refresh=True, progress=progress
+                target,
+                platform,
+                store=store,
+                workspace=root,
+                refresh=True,
+                progress=progress,
+                known_indices=indices,
             )
             new[found.label, found.architecture] = found
     path = os.path.join(root, FILE_NAME)

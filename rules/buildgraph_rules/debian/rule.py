@@ -21,10 +21,13 @@ from buildgraph_rules.debian.spec import SPEC
 if TYPE_CHECKING:
     from buildgraph.graph.ops import PackagesOp
     from buildgraph_rules.debian.configure import Run
+    from buildgraph_rules.debian.control import Index
     from buildgraph_rules.debian.lock import Lock
     from buildgraph_rules.debian.pins import Pin, Resolution
     from buildgraph_rules.debian.request import Archives
     from buildgraph_rules.debian.storage import BlobStore, Progress
+
+    Indices = dict[tuple[Archives, str], list[Index]]
 
 __all__ = [
     "RECORD",
@@ -80,12 +83,14 @@ def resolve(
     refresh: bool = False,
     progress: Progress = _silent,
     cancelled: Callable[[], bool] = _never,
+    known_indices: Indices | None = None,
 ) -> Resolution:
     """Return the exact packages of a target.
 
     From `lock` where it has the target; else as resolved before, from the store; else from the
     archives' indices, verified. `refresh` asks the archives again, `offline` never does.
-    `workspace` is the root that relative keyrings start from. Raises InputError, HostError.
+    `workspace` is the root that relative keyrings start from. `known_indices` keeps what was read
+    for the next target of the same archives. Raises InputError, HostError.
     """
     from buildgraph_rules.debian.lock import read_lock, write_lock
     from buildgraph_rules.debian.request import archives, request_digest
@@ -114,7 +119,10 @@ def resolve(
             target.where,
             hint="build once with the network, or use a lock file",
         )
-    resolution = _ask_archives(target, architecture, request, sources, store, progress, cancelled)
+    kept = {} if known_indices is None else known_indices
+    resolution = _ask_archives(
+        target, architecture, request, sources, store, progress, cancelled, kept
+    )
     store.put_record(RECORD, key, write_lock([resolution]).encode())
     return resolution
 
@@ -240,6 +248,7 @@ def _ask_archives(
     store: BlobStore,
     progress: Progress,
     cancelled: Callable[[], bool],
+    known: Indices,
 ) -> Resolution:
     from buildgraph_rules.debian.archive import load_indices
     from buildgraph_rules.debian.control import Universe
@@ -249,7 +258,10 @@ def _ask_archives(
 
     transport = Transport(cancelled=cancelled)
     try:
-        indices = load_indices(sources, architecture, store, transport, progress, time.time())
+        indices = known.get((sources, architecture))
+        if indices is None:
+            indices = load_indices(sources, architecture, store, transport, progress, time.time())
+            known[sources, architecture] = indices
     except HostError as error:
         raise HostError(error.message, error.where or target.where, error.hint) from error
     finally:
