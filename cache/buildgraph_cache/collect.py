@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import host_error
-from buildgraph_cache.layout import is_full, make_reserve, release_reserve
+from buildgraph_cache.layout import RESERVE_BYTES, is_full, make_reserve, release_reserve
 from buildgraph_cache.leases import floor as oldest_lease
 from buildgraph_cache.locks import file_lock, try_flock
 from buildgraph_cache.objects import key_bytes
@@ -164,7 +164,10 @@ class Collector:
         excess = None
         if self._max_bytes is not None:
             session.index.shrink()  # or the log of our own deletions would count as too much
-            excess = max(0, usage(session).total - self._max_bytes)
+            total = usage(session).total
+            if not os.path.exists(f"{session.layout.reserve}/0"):
+                total += RESERVE_BYTES  # it comes back at the end
+            excess = max(0, total - self._max_bytes)
         plan = plan_removal(reach, sizes, self._floor, self._aged(), excess)
         if not plan.objects and not plan.records:
             return False

@@ -10,6 +10,7 @@ single connection keeps the statement cache warm and has one transaction at a ti
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from buildgraph.errors import BuildgraphError, HostError, StoreCorrupt
-from buildgraph_cache.disk import Disk, full_error, mount_of
+from buildgraph_cache.disk import Disk, full_error, host_error, mount_of
 from buildgraph_cache.layout import Layout
 from buildgraph_cache.locks import file_lock
 
@@ -236,8 +237,12 @@ def _connect(uri: str) -> sqlite3.Connection:
     )
     # Noise in a text must not look like a mistake of ours: `sum` is there to find it.
     connection.text_factory = _text
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    try:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -315,6 +320,8 @@ def index_error(error: sqlite3.Error, layout: Layout) -> BuildgraphError:
             hint="look for a stopped buildgraph process",
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        if os.statvfs(layout.root).f_flag & os.ST_RDONLY:
+            return host_error(OSError(errno.EROFS, str(error)), layout.root, f"writing {where}")
         return HostError(
             f"{where} cannot be written: {error} ({mount_of(layout.root)})",
             hint="the disk may be full or read-only; choose another store with --store DIR",

@@ -16,6 +16,7 @@ from buildgraph_cache.locks import file_lock
 
 VERSION = 1
 RESERVE_BYTES = 4 << 20
+RESERVE_FILES = 8  # the index's log and map, scratch directories, locks
 _VERSION_TEXT = "buildgraph store"
 _CACHEDIR_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache of buildgraph; backup programs may leave it out.
@@ -51,7 +52,7 @@ class Layout:
 
     @property
     def reserve(self) -> str:
-        """Ballast that GC lets go of to work on a full disk."""
+        """Directory of ballast that GC lets go of to work on a full disk."""
         return f"{self.root}/reserve"
 
     @property
@@ -225,7 +226,8 @@ def _is_complete(layout: Layout) -> bool:
 def _make(layout: Layout, disk: Disk) -> None:
     for name in _DIRECTORIES:
         os.makedirs(layout.directory(name), mode=0o700, exist_ok=True)
-    os.close(os.open(layout.readers_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for lock in (layout.readers_lock, layout.gc_lock):  # made now: later there may be no inode
+        os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     write_file(disk, f"{layout.root}/CACHEDIR.TAG", _CACHEDIR_TAG)
     make_reserve(layout)
 
@@ -238,28 +240,35 @@ def _write_version(layout: Layout, disk: Disk, version: int) -> None:
 def is_full(path: str) -> bool:
     """Return whether a file system has less space left than a collection may need."""
     info = os.statvfs(path)
-    return info.f_bavail * info.f_frsize < RESERVE_BYTES
+    no_inodes = info.f_files > 0 and info.f_favail < RESERVE_FILES
+    return info.f_bavail * info.f_frsize < RESERVE_BYTES or no_inodes
 
 
 def make_reserve(layout: Layout) -> bool:
-    """Set aside the space a collection needs on a full disk; return whether there was room."""
+    """Set aside the space and inodes a collection needs on a full disk; say whether it could."""
     try:
-        fd = os.open(layout.reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.makedirs(layout.reserve, mode=0o700, exist_ok=True)
+        for number in range(RESERVE_FILES):
+            _allocate(f"{layout.reserve}/{number}", 0 if number else RESERVE_BYTES)
     except OSError:
-        return False
-    try:
-        os.posix_fallocate(fd, 0, RESERVE_BYTES)
-    except OSError:
-        os.close(fd)
         release_reserve(layout)  # half a reserve would be spent for nothing
         return False
-    os.close(fd)
     return True
+
+
+def _allocate(path: str, size: int) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(fd, 0, size)
+    finally:
+        os.close(fd)
 
 
 def release_reserve(layout: Layout) -> None:
     """Give the reserved space back to the file system."""
-    try:
-        os.unlink(layout.reserve)
-    except FileNotFoundError:
-        pass
+    for number in range(RESERVE_FILES):
+        try:
+            os.unlink(f"{layout.reserve}/{number}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
