@@ -92,6 +92,7 @@ class Zygote:
         while True:
             message, fds = receive(sock)
             if message is None:
+                self._wait_for_slots()
                 os._exit(0)
             if not fds:
                 self._send_netns(sock)
@@ -100,6 +101,14 @@ class Zygote:
                 sock.close()
                 Slot(self, _socket.socket(fileno=fds[0]), message).serve()
             os.close(fds[0])
+
+    def _wait_for_slots(self) -> None:
+        """Return when all are gone: the host takes our end for that of everything."""
+        try:
+            while True:
+                os.waitpid(-1, 0)
+        except ChildProcessError:
+            pass
 
     def _send_netns(self, sock: _socket.socket) -> None:
         try:
@@ -179,11 +188,15 @@ class Slot:
             if plan is None:
                 os._exit(0)
             try:
-                self._run(plan, fds)
+                line = self._run(plan, fds)
             except OSError as error:
-                send(self.sock, ("done", f"error starting the sandbox: {error}"))
+                line = f"error starting the sandbox: {error}"
+            try:
+                send(self.sock, ("done", line))
+            except OSError:
+                os._exit(0)  # the host is gone
 
-    def _run(self, plan: dict[str, Any], fds: list[int]) -> None:
+    def _run(self, plan: dict[str, Any], fds: list[int]) -> str:
         status_reader, status_writer = os.pipe()
         output, rest = fds[0], fds[1:]
         stdin = rest.pop(0) if plan["stdin"] else -1
@@ -203,11 +216,10 @@ class Slot:
                 os.close(fd)
         try:
             send(self.sock, ("started", pid), (pidfd,))
-            line = self._wait(pid, pidfd, status_reader)
+            return self._wait(pid, pidfd, status_reader)
         finally:
             os.close(status_reader)
             os.close(pidfd)
-        send(self.sock, ("done", line))
 
     def _wait(self, pid: int, pidfd: int, status: int) -> str:
         """Return the status line once every process of the container is gone."""

@@ -34,8 +34,8 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     yield make
     for path in reversed(done):
-        if os.path.ismount(path):
-            subprocess.run(["umount", path], check=True)
+        # A test may have unmounted it; ismount() does not know bind mounts.
+        subprocess.run(["umount", path], check=False, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture

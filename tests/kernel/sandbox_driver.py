@@ -1,0 +1,80 @@
+"""Runs sandboxes for a test in a process of the right user: JSON lines in, JSON lines out."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from buildgraph.errors import BuildgraphError
+from buildgraph.sandbox.host import SandboxHost
+from buildgraph.sandbox.spec import from_json
+from buildgraph.sandbox.userns import enter
+
+
+def run(host: SandboxHost, request: dict[str, Any]) -> dict[str, Any]:
+    pieces: list[bytes] = []
+    cancel = threading.Event()
+    timer = None
+    if request.get("cancel_after") is not None:
+        timer = threading.Timer(request["cancel_after"], cancel.set)
+        timer.start()
+    stdin = None
+    file = None
+    if request.get("stdin") is not None:
+        file = tempfile.TemporaryFile()
+        file.write(request["stdin"].encode())
+        file.seek(0)
+        stdin = file.fileno()
+    try:
+        status = host.run(from_json(request["spec"]), pieces.append, cancel, stdin)
+    except BuildgraphError as error:
+        return {"error": str(error), "hint": error.hint}
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if file is not None:
+            file.close()
+    out = b"".join(pieces)
+    words = status.describe(from_json(request["spec"]).limits, host.memory)
+    return {
+        "status": dataclasses.asdict(status),
+        "words": words,
+        "size": len(out),
+        "output": base64.b64encode(out[:1_000_000]).decode(),
+        "rss": int(open("/proc/self/statm").read().split()[1]) * 4096,
+    }
+
+
+def main() -> None:
+    entered = enter()
+    ids = len(open("/proc/self/uid_map").read())
+    with SandboxHost(sys.argv[1]) as host:
+        host.prepare()
+        hello = {"mode": entered.mode, "detail": entered.detail, "uid_map": ids, "pid": os.getpid()}
+        print(json.dumps(hello), flush=True)
+        lock = threading.Lock()
+
+        def work(request: dict[str, Any]) -> None:
+            answer = run(host, request)
+            answer["id"] = request["id"]
+            answer["warnings"] = host.warnings
+            with lock:
+                print(json.dumps(answer), flush=True)
+
+        threads = []
+        for line in sys.stdin:
+            thread = threading.Thread(target=work, args=(json.loads(line),))
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main()
