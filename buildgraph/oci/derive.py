@@ -5,14 +5,14 @@ asks.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from buildgraph.oci.dirtree import DirTree, Scan
-from buildgraph.oci.layers import KIND, LayerStore
+from buildgraph.oci.layerrecord import KIND, LayerRecord
+from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.tarstream import HeaderWriter, canonical, tar_chunks, with_marks
 from buildgraph_cache.digest import Digest
 
@@ -29,7 +29,7 @@ def snapshot_digest(layers: LayerStore) -> Callable[[str], Digest]:
     def digest(path: str) -> Digest:
         name = Digest("sha256:" + os.path.basename(path))
         known = layers.store.get_record(KIND, name)
-        if known is not None and json.loads(known)["foreign"]:
+        if known is not None and LayerRecord.parse(known).foreign:
             return name
         tree = DirTree(Path(path), user=layers.overlay == "user")
         scan = Scan(tree, _NEVER, fix=False, below=None)

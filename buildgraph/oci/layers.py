@@ -3,10 +3,7 @@
 Must not know what made a layer or what image it is for. A layer is identified by its diff_id; it
 exists as a snapshot (a directory in overlayfs's form), as blobs (one for each compression), or
 both; a layer made as a blob from entries also has a table of contents, its tar without the files.
-What exists is in the record `layer`/diff_id:
-
-    {"size": bytes of the tar, "directory": bool, "blobs": {compression id: [digest, size]},
-     "toc": digest or "", "foreign": bool}
+What exists is in its record.
 
 A foreign layer came from outside: its tar is not the canonical one, so it can never be packed
 again from its directory, and its first blob is kept.
@@ -15,17 +12,17 @@ again from its directory, and its first blob is kept.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from buildgraph import limits
 from buildgraph.errors import HostError, InputError, StoreCorrupt
-from buildgraph.filetree import Entry, FileTree, Kind
+from buildgraph.filetree import Entry
 from buildgraph.oci.compress import (
     Compression,
     compressor,
@@ -34,7 +31,9 @@ from buildgraph.oci.compress import (
     sniff,
 )
 from buildgraph.oci.dirtree import Below, DirTree, Scan, overlay_namespace
+from buildgraph.oci.layerrecord import KIND, LayerRecord
 from buildgraph.oci.pipeline import INLINE, fan_out, read_ahead
+from buildgraph.oci.streams import Size, Toc, rechunk
 from buildgraph.oci.tarread import TarReader
 from buildgraph.oci.tarstream import (
     CHUNK,
@@ -50,53 +49,29 @@ from buildgraph.oci.types import Descriptor, Layer
 from buildgraph.oci.unpack import Unpacker
 from buildgraph.oci.write import EntryWriter
 from buildgraph_cache.digest import Digest, hex_of, parse_digest
-from buildgraph_cache.objects import blob_ref, snapshot_ref
 
 if TYPE_CHECKING:
     from buildgraph_cache.store import Store
 
 DEFAULT_EPOCH: Final = 315_532_800  # 1980-01-01: zip files and wheels cannot say anything earlier
-KIND: Final = "layer"
-_TOC: Final = Compression("zstd", 1)
-_TOC_BATCH: Final = 1 << 20
-
-
-@dataclass(slots=True)
-class _Record:
-    """The record of one layer, as in the module's text."""
-
-    size: int
-    directory: bool = False
-    blobs: dict[str, tuple[Digest, int]] = field(default_factory=dict)
-    toc: str = ""
-    foreign: bool = False
-
-    def value(self) -> bytes:
-        """Return the JSON text."""
-        value = {
-            "size": self.size,
-            "directory": self.directory,
-            "blobs": {key: list(blob) for key, blob in sorted(self.blobs.items())},
-            "toc": self.toc,
-            "foreign": self.foreign,
-        }
-        return json.dumps(value, separators=(",", ":")).encode()
-
-    def refs(self, diff_id: Digest) -> tuple[str, ...]:
-        """Return what has to stay in the store for the record to be true."""
-        refs = {blob_ref(digest) for digest, _ in self.blobs.values()}
-        if self.directory:
-            refs.add(snapshot_ref(diff_id))
-        if self.toc:
-            refs.add(blob_ref(parse_digest(self.toc)))
-        return tuple(sorted(refs))
 
 
 class LayerStore:
     """Makes, keeps and converts layers. Methods may be called from several threads."""
 
-    def __init__(self, store: Store, epoch: int = DEFAULT_EPOCH, overlay: str | None = None):
-        """`epoch` in seconds; `overlay` is `trusted` or `user`, None asks the kernel."""
+    def __init__(
+        self,
+        store: Store,
+        epoch: int = DEFAULT_EPOCH,
+        overlay: str | None = None,
+        *,
+        cap: int = limits.LAYER_BYTES,
+    ):
+        """`epoch` in seconds; `overlay` is `trusted` or `user`, None asks the kernel.
+
+        `cap` is the size of the largest layer that is taken in from outside, in bytes.
+        """
+        self.cap = cap
         self.store = store
         self.epoch = epoch
         self.overlay = overlay or overlay_namespace()
@@ -151,10 +126,10 @@ class LayerStore:
             raise HostError(f"cannot make a layer: {error}") from error
 
     def _create_blob(self, ordered: Sequence[Entry], compression: Compression) -> Layer:
-        toc = _Toc()
+        toc = Toc()
         chunks = tar_chunks(ordered, HeaderWriter(self.epoch), toc.add)
         layer, blob = self._pack(chunks, compression, _is_large(ordered))
-        known = self._load(layer.diff_id) or _Record(layer.size)
+        known = self._load(layer.diff_id) or LayerRecord(layer.size)
         if not known.toc or not self.store.has_blob(parse_digest(known.toc)):
             known.toc = self.store.put_blob(toc.finish())
         known.blobs.setdefault(compression.id, blob)
@@ -176,7 +151,7 @@ class LayerStore:
         read: Callable[[Entry], Iterator[bytes]] = read_content,
     ) -> Layer:
         hasher = hashlib.sha256()
-        size = _Size()
+        size = Size()
         chunks = tar_chunks(ordered, HeaderWriter(self.epoch), None, read)
         fan_out(size.counting(chunks), [hasher.update], threads=large)
         return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total)
@@ -186,7 +161,7 @@ class LayerStore:
     ) -> tuple[Layer, tuple[Digest, int]]:
         """Hash a tar and store it compressed; return the layer and the blob."""
         hasher = hashlib.sha256()
-        size = _Size()
+        size = Size()
         engine = compressor(compression)
         with self.store.blob_writer() as writer:
 
@@ -203,7 +178,7 @@ class LayerStore:
 
     def _publish(self, layer: Layer, directory: Path) -> None:
         self.store.publish_snapshot(hex_of(layer.diff_id), str(directory))
-        known = self._load(layer.diff_id) or _Record(layer.size)
+        known = self._load(layer.diff_id) or LayerRecord(layer.size)
         known.directory = True
         self._merge(layer.diff_id, known)
 
@@ -235,7 +210,7 @@ class LayerStore:
                 return Path(self.store.snapshot_path(name))
             digest = self._any_blob(layer)
             with self.store.new_scratch() as scratch:
-                found = self._unpack(self._open(digest), scratch.upper)
+                found = self._unpack(self._plain(digest, layer.size), layer.size, scratch.upper)
                 if found.diff_id != layer.diff_id:
                     raise StoreCorrupt(
                         f"blob {digest} unpacks to {found.diff_id}, not to {layer.diff_id}"
@@ -243,18 +218,18 @@ class LayerStore:
                 self._publish(layer, Path(scratch.upper))
             return Path(self.store.snapshot_path(name))
 
-    def _unpack(self, source: Iterator[bytes], directory: str) -> Layer:
+    def _unpack(self, source: Iterator[bytes], total: int, directory: str) -> Layer:
         hasher = hashlib.sha256()
-        size = _Size()
+        size = Size()
 
         def hashed() -> Iterator[bytes]:
-            for chunk in size.counting(decompress(source)):
+            for chunk in size.counting(source):
                 hasher.update(chunk)
                 yield chunk
 
         ahead = read_ahead(hashed())
         try:
-            reader = TarReader(ahead)
+            reader = TarReader(ahead, total=total)
             with Unpacker(directory, self.epoch, self.overlay) as unpacker:
                 unpacker.unpack(reader, reader)
             for _ in reader.rest():
@@ -284,7 +259,7 @@ class LayerStore:
         known = self._load(layer.diff_id)
         if known is None or not known.toc or not self.store.has_blob(parse_digest(known.toc)):
             return None
-        tree = TocTree(decompress(self._open(parse_digest(known.toc))))
+        tree = TocTree(self._plain(parse_digest(known.toc), known.size))
         with self._guard:
             if len(self._tocs) >= 64:
                 self._tocs.pop(next(iter(self._tocs)))
@@ -298,7 +273,7 @@ class LayerStore:
         packed is checked against the diff_id again. Idempotent. Raises StoreCorrupt, HostError.
         """
         with self._one_at_a_time(layer.diff_id):
-            known = self._load(layer.diff_id) or _Record(layer.size)
+            known = self._load(layer.diff_id) or LayerRecord(layer.size)
             wanted = compression.id
             if known.foreign and not force:
                 for name, (digest, size) in known.blobs.items():
@@ -312,7 +287,7 @@ class LayerStore:
             return Descriptor(compression.media_type, *found)
 
     def _make_blob(
-        self, layer: Layer, known: _Record, compression: Compression
+        self, layer: Layer, known: LayerRecord, compression: Compression
     ) -> tuple[Digest, int]:
         name = hex_of(layer.diff_id)
         if not known.foreign and self.store.has_snapshot(name):
@@ -324,7 +299,7 @@ class LayerStore:
             what = f"snapshot {name}"
         else:
             digest = self._any_blob(layer)
-            chunks = _rechunk(decompress(self._open(digest)))
+            chunks = rechunk(self._plain(digest, layer.size))
             what = f"blob {digest}"
         made, blob = self._pack(chunks, compression, layer.size > INLINE)
         if made.diff_id != layer.diff_id:
@@ -368,7 +343,7 @@ class LayerStore:
             if layer is not None:
                 return layer
             name, layer = self._take_in(diff_id, digest, size, source())
-            known = self._load(diff_id) or _Record(layer.size, foreign=True)
+            known = self._load(diff_id) or LayerRecord(layer.size, foreign=True)
             known.blobs[name] = (digest, size)
             self._merge(diff_id, known)
             return layer
@@ -378,7 +353,7 @@ class LayerStore:
     ) -> tuple[str, Layer]:
         hasher = hashlib.sha256()
         inner = hashlib.sha256()
-        raw, plain = _Size(), _Size()
+        raw, plain = Size(), Size()
         form: list[bytes] = []
         with self.store.blob_writer(expected_size=size, hashed=True) as writer:
 
@@ -393,7 +368,11 @@ class LayerStore:
                     yield chunk
 
             stream = teed()
-            fan_out(plain.counting(decompress(stream)), [inner.update], threads=size > INLINE)
+            fan_out(
+                plain.counting(decompress(stream, total=self.cap)),
+                [inner.update],
+                threads=size > INLINE,
+            )
             for _ in stream:  # what a decompressor left unread belongs to the digest too
                 pass
             found = Digest(f"sha256:{hasher.hexdigest()}")
@@ -420,20 +399,21 @@ class LayerStore:
         finally:
             os.close(fd)
 
-    def _load(self, diff_id: Digest) -> _Record | None:
-        found = self.store.get_record(KIND, diff_id)
-        if found is None:
-            return None
-        value = json.loads(found)
-        return _Record(
-            value["size"],
-            value["directory"],
-            {key: (parse_digest(blob[0]), blob[1]) for key, blob in value["blobs"].items()},
-            value["toc"],
-            value["foreign"],
-        )
+    def _plain(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """Yield the bytes in a stored blob, which was verified when it came and has this size."""
+        try:
+            yield from decompress(self._open(digest), total=size, ratio=None)
+        except InputError as error:
+            raise StoreCorrupt(
+                f"blob {digest} of the store: {error.message}",
+                hint="run `buildgraph cache verify`",
+            ) from error
 
-    def _merge(self, diff_id: Digest, new: _Record) -> None:
+    def _load(self, diff_id: Digest) -> LayerRecord | None:
+        found = self.store.get_record(KIND, diff_id)
+        return None if found is None else LayerRecord.parse(found)
+
+    def _merge(self, diff_id: Digest, new: LayerRecord) -> None:
         """Write the record, with the forms others have added to it meanwhile."""
         with self._guard:
             old = self._load(diff_id)
@@ -456,96 +436,10 @@ class LayerStore:
             yield
 
 
-class _Size:
-    """Counts the bytes of a stream."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def counting(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Pass the chunks on."""
-        for chunk in chunks:
-            self.total += len(chunk)
-            yield chunk
-
-
-class _Toc:
-    """Collects the headers of a tar, compressed on the way."""
-
-    def __init__(self) -> None:
-        self._engine = compressor(_TOC)
-        self._out: list[bytes] = []
-        self._pending: list[bytes] = []
-        self._length = 0
-
-    def add(self, header: bytes) -> None:
-        """Take one header."""
-        self._pending.append(header)
-        self._length += len(header)
-        if self._length >= _TOC_BATCH:
-            self._out.append(self._engine.compress(b"".join(self._pending)))
-            self._pending = []
-            self._length = 0
-
-    def finish(self) -> bytes:
-        """Return the whole, compressed."""
-        self._out.append(self._engine.compress(b"".join(self._pending)))
-        self._out.append(self._engine.flush())
-        return b"".join(self._out)
-
-
 def _is_large(entries: Sequence[Entry]) -> bool:
     return len(entries) * 512 + sum(entry.size for entry in entries) > INLINE
-
-
-def _rechunk(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut a stream into the chunks that `tar_chunks` makes, so that packing repeats its bytes."""
-    pending = bytearray()
-    for chunk in chunks:
-        pending += chunk
-        while len(pending) >= CHUNK:
-            yield bytes(pending[:CHUNK])
-            del pending[:CHUNK]
-    if pending:
-        yield bytes(pending)
 
 
 def checked_order(entries: Iterable[Entry]) -> list[Entry]:
     """Return entries read from a directory in canonical order, with refused names refused."""
     return list(checked(canonical(entries)))
-
-
-def with_parents(
-    entries: Iterable[Entry], below: FileTree | None, *, mode: int = 0o755
-) -> list[Entry]:
-    """Return the entries with the parent directories they lack.
-
-    A parent that exists below keeps its mode, owner, time and attributes, because overlayfs shows
-    the upper one's; a missing one is made with `mode`, owner 0:0 and the epoch. A parent that is
-    no directory below is replaced by one. Paths must be real: links on the way already resolved.
-    """
-    given = list(entries)
-    have = {entry.path for entry in given if entry.kind is Kind.DIR}
-    added: list[Entry] = []
-    for entry in given:
-        parent = entry.path.rpartition("/")[0]
-        while parent and parent not in have:
-            have.add(parent)
-            added.append(_parent(parent, below, mode))
-            parent = parent.rpartition("/")[0]
-    return added + given
-
-
-def _parent(path: str, below: FileTree | None, mode: int) -> Entry:
-    found = below.stat(path) if below is not None else None
-    if below is None or found is None or found.kind is not Kind.DIR:
-        return Entry(path, Kind.DIR, mode)
-    return Entry(
-        path,
-        Kind.DIR,
-        found.mode,
-        found.uid,
-        found.gid,
-        mtime=found.mtime_ns // 1_000_000_000,
-        xattrs=below.xattrs(path),
-    )

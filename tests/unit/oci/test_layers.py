@@ -21,7 +21,8 @@ from buildgraph.errors import InputError, StoreCorrupt
 from buildgraph.filetree import Entry, Kind
 from buildgraph.oci.compress import Compression, compressor, decompress
 from buildgraph.oci.dirtree import DirTree, Scan
-from buildgraph.oci.layers import LayerStore, with_parents
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.parents import with_parents
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.tarstream import canonical
 from buildgraph.oci.types import Chain, Layer
@@ -336,6 +337,42 @@ def test_a_foreign_blob_leaves_as_it_came(layers: LayerStore) -> None:
     assert forced.media_type.endswith("+gzip")
     with open(layers.store.open_blob(forced.digest), "rb") as source:
         assert b"".join(decompress(source)) == plain
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_zeros_that_pack_a_thousandfold_are_no_bomb_of_our_own(
+    layers: LayerStore, other: LayerStore, name: str
+) -> None:
+    zeros = file("zeros", bytes(80 << 20))
+    form = Compression(name)  # type: ignore[arg-type]
+    made = layers.create([zeros], "blob", form)
+    assert (layers.ensure_directory(made) / "zeros").stat().st_size == 80 << 20
+    blob = layers.blob(made, form)
+    data = Path(layers.store.blob_path(blob.digest)).read_bytes()
+    if name == "zstd":  # from outside nobody can tell it from an attack
+        with pytest.raises(InputError, match="grows more than"):
+            other.import_blob(made.diff_id, blob.digest, blob.size, lambda: iter([data]))
+
+
+def test_a_layer_from_outside_has_a_cap(layers: LayerStore) -> None:
+    made = layers.create([file("capped", bytes(5000))], "blob")
+    blob = layers.blob(made, ANY)
+    data = Path(layers.store.blob_path(blob.digest)).read_bytes()
+    with Store.open(layers.store.root + "-capped") as store:
+        small = LayerStore(store, overlay="user", cap=made.size - 1)
+        with pytest.raises(InputError, match="more than"):
+            small.import_blob(made.diff_id, blob.digest, blob.size, lambda: iter([data]))
+
+
+def test_a_damaged_blob_of_the_store_is_corruption(layers: LayerStore) -> None:
+    made = layers.create([file("rotten", os.urandom(9000))], "blob")
+    path = Path(layers.store.blob_path(layers.blob(made, ANY).digest))
+    data = bytearray(path.read_bytes())
+    data[4000] ^= 1
+    os.chmod(path, 0o600)
+    path.write_bytes(data)
+    with pytest.raises(StoreCorrupt):
+        layers.ensure_directory(made)
 
 
 def test_two_threads_unpack_a_layer_once(layers: LayerStore) -> None:

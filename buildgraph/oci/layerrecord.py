@@ -1,0 +1,63 @@
+"""Knows the store's record of which forms a layer has; must not know how they are made.
+
+The record `layer`/diff_id is JSON:
+
+    {"size": bytes of the tar, "directory": bool, "blobs": {compression id: [digest, size]},
+     "toc": digest or "", "foreign": bool}
+
+It refers to every form, so it goes when one of them goes, and a form stays as long as it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Final
+
+from buildgraph_cache.digest import Digest, parse_digest
+from buildgraph_cache.objects import blob_ref, snapshot_ref
+
+KIND: Final = "layer"
+
+
+@dataclass(slots=True)
+class LayerRecord:
+    """The forms of one layer."""
+
+    size: int
+    directory: bool = False
+    blobs: dict[str, tuple[Digest, int]] = field(default_factory=dict)
+    toc: str = ""
+    foreign: bool = False
+
+    def value(self) -> bytes:
+        """Return the JSON text."""
+        value = {
+            "size": self.size,
+            "directory": self.directory,
+            "blobs": {key: list(blob) for key, blob in sorted(self.blobs.items())},
+            "toc": self.toc,
+            "foreign": self.foreign,
+        }
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    def refs(self, diff_id: Digest) -> tuple[str, ...]:
+        """Return what has to stay in the store for the record to be true."""
+        refs = {blob_ref(digest) for digest, _ in self.blobs.values()}
+        if self.directory:
+            refs.add(snapshot_ref(diff_id))
+        if self.toc:
+            refs.add(blob_ref(parse_digest(self.toc)))
+        return tuple(sorted(refs))
+
+    @staticmethod
+    def parse(data: bytes) -> LayerRecord:
+        """Return the record that `value` has written."""
+        value = json.loads(data)
+        return LayerRecord(
+            value["size"],
+            value["directory"],
+            {key: (parse_digest(blob[0]), blob[1]) for key, blob in value["blobs"].items()},
+            value["toc"],
+            value["foreign"],
+        )
