@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from buildgraph import events as ev
+from buildgraph.context.reading import ChangedWhileReading
 from buildgraph.engine import records
 from buildgraph.engine.identify import Identifier
 from buildgraph.engine.scheduler import Scheduler, State, critical_path, ranks
@@ -86,6 +87,7 @@ class Builder:
         self._started = time.monotonic() if started is None else started
         self._cancel = threading.Event()
         self._keys: dict[int, NodeKey] = {}
+        self._again: set[int] = set()
         self._seconds: list[float] = []
         self._want_directory = needs_directory(graph)
         self._guard = threading.Lock()
@@ -241,6 +243,17 @@ class Builder:
         )
 
     def _slow(self, node: Node) -> None:
+        """Build a node; files that changed under our eyes are looked at once more (R34)."""
+        try:
+            self._build(node)
+        except ChangedWhileReading as error:
+            self._emit(ev.Notice(self.now(), f"{error.message}; looking again", "warning"))
+            self._keys.pop(node.id, None)
+            self._identifier.look_again(node)
+            self._again.add(node.id)
+            self._build(node)
+
+    def _build(self, node: Node) -> None:
         key = self._key(node)
         if self._hit(node, key):
             return
@@ -285,6 +298,8 @@ class Builder:
         try:
             layer = self._executors[type(node.op)].execute(work)
         except BuildgraphError as error:
+            if isinstance(error, ChangedWhileReading) and node.id not in self._again:
+                raise
             if isinstance(error, BuildFailed) and not error.label:
                 error.label = node.label
             if error.where is None:

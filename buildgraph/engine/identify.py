@@ -108,6 +108,14 @@ class Identifier:
         """Return what a WORKDIR makes."""
         return mkdir_facts(op, self.view(parent), node.where)
 
+    def look_again(self, node: Node) -> None:
+        """Forget what was seen of a node's context: its files have changed since."""
+        with self._guard:
+            self._selections.pop(node.id, None)
+            self._destinations.pop(node.id, None)
+        if isinstance(node.op, CopyOp) and isinstance(node.op.source, ContextSource):
+            self._sources.look_again(node.op.source.context)
+
     def view(self, chain: Chain) -> FileTree:
         """Return a root file system for reading."""
         return RootView(self._layers, chain) if chain.layers else EmptyTree()

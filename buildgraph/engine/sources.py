@@ -43,18 +43,27 @@ class Sources:
         self._layers = layers
         self._contexts = contexts
         self._trees: dict[int, ContextTree] = {}
+        self._old: list[ContextTree] = []
         self._caches: dict[str, StatCache] = {}
         self._locks = [threading.RLock() for _ in contexts]
         self._guard = threading.Lock()
 
     def close(self) -> None:
         """Close every tree and save what was learnt of unchanged files."""
-        for tree in self._trees.values():
+        for tree in (*self._trees.values(), *self._old):
             tree.close()
         for cache in self._caches.values():
             cache.save()
         self._trees.clear()
+        self._old.clear()
         self._caches.clear()
+
+    def look_again(self, context: int) -> None:
+        """Read a context anew from now on; what was taken from the old look stays usable."""
+        with self._locks[context]:
+            tree = self._trees.pop(context, None)
+            if tree is not None:
+                self._old.append(tree)
 
     def observed(self) -> list[tuple[str, FileStat]]:
         """Return (absolute path, stat) of every file and directory of contexts that was seen."""
