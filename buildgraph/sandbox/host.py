@@ -44,10 +44,18 @@ class SandboxHost:
     """Runs containers over one store; a context manager, used by many threads at once.
 
     `store_root` is the directory that holds every layer, upper and work. Nothing is started
-    before the first `run` or `prepare`. On leaving the context nothing is left.
+    before the first `run` or `prepare`. On leaving the context nothing is left. `network_program`
+    is the pasta or slirp4netns an ordinary user's steps go out by (None: what is installed).
     """
 
-    def __init__(self, store_root: Path | str, *, jobs: int = 0, id_base: int = ID_BASE):
+    def __init__(
+        self,
+        store_root: Path | str,
+        *,
+        jobs: int = 0,
+        id_base: int = ID_BASE,
+        network_program: str | None = None,
+    ):
         self.store = os.path.realpath(store_root)
         self.jobs = jobs or os.cpu_count() or 1
         self._ids = ids_of_this_process(id_base)
@@ -58,7 +66,9 @@ class SandboxHost:
         self._free: list[_Slot] = []
         self._all: list[_Slot] = []
         self._groups = ControlGroups()
-        self._network = NetworkPool(self._new_netns, root=self._ids.root)
+        self._network = NetworkPool(
+            self._new_netns, root=self._ids.root, program=network_program
+        )
         self._zygote: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._preparing: threading.Thread | None = None

@@ -23,11 +23,13 @@ _SYSTEMD_UPSTREAM: Final = "/run/systemd/resolve/resolv.conf"
 class NetworkPool:
     """Namespaces for `network: default`. Thread-safe.
 
-    `make` returns the fds of a new namespace: (netns,) or (netns, its user namespace).
+    `make` returns the fds of a new namespace: (netns,) or (netns, its user namespace). `program` is
+    the absolute path of pasta or slirp4netns; None looks for one. Root needs neither.
     """
 
-    def __init__(self, make: Callable[[], list[int]], *, root: bool):
+    def __init__(self, make: Callable[[], list[int]], *, root: bool, program: str | None):
         self._make = make
+        self._program = program
         self._root = root
         self._lock = threading.Lock()
         self._free: list[int] = []
@@ -57,7 +59,7 @@ class NetworkPool:
         )
         theirs.close()
         self._sock = ours
-        send(ours, {"root": self._root})
+        send(ours, {"root": self._root, "program": self._program})
 
     def take(self) -> int:
         """Return the fd of a namespace nobody uses. Raises HostError where none can be had."""

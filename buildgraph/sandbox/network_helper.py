@@ -301,10 +301,10 @@ def _inherit(heir: _Record, name: str, value: str) -> None:
 class UserNetwork:
     """pasta or slirp4netns, one process a namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str | None) -> None:
         self.children: list[subprocess.Popen[bytes]] = []
-        self.program = find_user_program()
-        if self.program is None:
+        self.program = program or find_user_program() or ""
+        if not self.program:
             raise NoWayOut(
                 "an ordinary user has no way to give a step a network here",
                 "install passt (pasta) or slirp4netns, or use --network=none or host",
@@ -312,7 +312,6 @@ class UserNetwork:
 
     def attach(self, netns: int, userns: int) -> None:
         """Start the program for one namespace and wait until its interface is there."""
-        assert self.program is not None
         # Through fds of its own: it gives up the rights to look into ours before it opens them.
         paths = f"/proc/self/fd/{netns}", f"/proc/self/fd/{userns}"
         if os.path.basename(self.program) == "pasta":
@@ -338,13 +337,14 @@ class UserNetwork:
         self, child: subprocess.Popen[bytes], netns: int, userns: int
     ) -> None:
         """Wait for the default route and add routes that lead nowhere: metadata, the host."""
+        closed = [_METADATA, *sorted(_host_addresses() - set(nameservers()))]
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
                 k.setns(userns, k.CLONE_NEWUSER)
                 k.setns(netns, k.CLONE_NEWNET)
-                _close_off()
+                _close_off(closed)
                 os.write(writer, b"+")
             os._exit(0)
         os.close(writer)
@@ -355,7 +355,7 @@ class UserNetwork:
             child.kill()
             said = (child.communicate()[1] or b"").decode(errors="replace").strip()
             raise NoWayOut(
-                f"{os.path.basename(str(self.program))} gave no network: {said or 'no answer'}",
+                f"{os.path.basename(self.program)} gave no network: {said or 'no answer'}",
                 "`buildgraph doctor` says what is missing; /dev/net/tun must be usable",
             )
 
@@ -371,13 +371,23 @@ def _die_with_parent() -> None:
     k.prctl(k.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _close_off() -> None:
+def _host_addresses() -> set[str]:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        return _local_addresses(ip)
+
+
+def _close_off(networks: list[str]) -> None:
+    """Wait for the default route of the namespace we are in, then let `networks` lead nowhere."""
     from pyroute2 import IPRoute
 
     with IPRoute() as ip:
         for _ in range(200):
             if list(ip.get_default_routes(family=socket.AF_INET)):
-                ip.route("add", dst=_METADATA, type="unreachable")
+                # pasta gives the namespace the host's own address: then it is there already
+                for network in set(networks) - _local_addresses(ip):
+                    ip.route("add", dst=network, type="unreachable")
                 return
             time.sleep(0.02)
     raise TimeoutError
@@ -407,7 +417,7 @@ def main(fd: int) -> NoReturn:
                 break
             try:
                 if network is None:
-                    network = RootNetwork() if config["root"] else UserNetwork()
+                    network = RootNetwork() if config["root"] else UserNetwork(config["program"])
                 network.attach(fds[0], fds[1] if len(fds) > 1 else -1)
                 send(sock, {})
             except NoWayOut as error:

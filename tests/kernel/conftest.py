@@ -75,8 +75,8 @@ class Driver:
         self.hello: dict[str, Any] = {}
         self.image = self.lower(BUSYBOX_IMAGE)
 
-    def start(self) -> Driver:
-        program = [str(Path(__file__).with_name("sandbox_driver.py")), str(self.store)]
+    def start(self, *extra: str) -> Driver:
+        program = [str(Path(__file__).with_name("sandbox_driver.py")), str(self.store), *extra]
         env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
         paths = [str(REPOSITORY), str(REPOSITORY / "cache"), *(p for p in sys.path if "site-pa" in p)]
         env["PYTHONPATH"] = ":".join(paths)

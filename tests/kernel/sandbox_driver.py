@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -53,8 +54,9 @@ def run(host: SandboxHost, request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     entered = enter()
+    program = shutil.which(sys.argv[2]) if len(sys.argv) > 2 else None
     ids = len(open("/proc/self/uid_map").read())
-    with SandboxHost(sys.argv[1]) as host:
+    with SandboxHost(sys.argv[1], network_program=program) as host:
         host.prepare()
         hello = {"mode": entered.mode, "detail": entered.detail, "uid_map": ids, "pid": os.getpid()}
         print(json.dumps(hello), flush=True)

@@ -28,14 +28,22 @@ class Traces:
         self.records = set()
         self.helpers = set()
         for child in self.processes:
-            for fd in Path(f"/proc/{child}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    target = Path(os.readlink(fd))
-                    if target.parent == Path("/run/buildgraph") and target.name != "lock":
-                        self.records.add(target)
-                        self.helpers.add(child)
-        self.inodes = {record.stat().st_ino for record in self.records}
+            with contextlib.suppress(OSError):
+                for fd in Path(f"/proc/{child}/fd").iterdir():
+                    self._look_at(child, fd)
+        self.versions = {version(record) for record in self.records}
         self.links = links(self.records)
+
+    def _look_at(self, process: int, fd: Path) -> None:
+        with contextlib.suppress(OSError):
+            target = Path(os.readlink(fd))
+            if target.parent == Path("/run/buildgraph") and target.name != "lock":
+                self.records.add(target)
+                self.helpers.add(process)
+
+    def left_records(self) -> set[Any]:
+        """Ours that are still there; others may have taken the name since."""
+        return {version(record) for record in self.records} & self.versions - {None}
 
     def living(self) -> dict[str, Any]:
         processes = {pid for pid, start in self.processes.items() if start_time(pid) == start}
@@ -58,6 +66,14 @@ class Traces:
         while self.living() and time.monotonic() < end:
             time.sleep(0.05)
         assert self.living() == {}
+
+
+def version(path: Path) -> tuple[int, int] | None:
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return None
+    return info.st_ino, info.st_mtime_ns
 
 
 def start_time(pid: int) -> str:
@@ -267,7 +283,7 @@ def test_nothing_is_left(box: Any, open_tmp: Path) -> None:
     assert traces.living() == {}, "at once: the builder waits for it"
     assert traces.groups() == set()
     assert mounts_of(open_tmp) == []
-    assert not any(record.exists() for record in traces.records)
+    assert traces.left_records() == set()
 
 
 def test_nothing_is_left_after_kill_9(box: Any, open_tmp: Path) -> None:
@@ -284,7 +300,7 @@ def test_nothing_is_left_after_kill_9(box: Any, open_tmp: Path) -> None:
     second.run("true")
     second.stop()
     assert traces.groups() == set()
-    assert not any(record.exists() for record in traces.records)
+    assert traces.left_records() == set()
 
 
 def test_everything_killed_at_once_is_swept(rootbox: Any, open_tmp: Path) -> None:
@@ -298,11 +314,9 @@ def test_everything_killed_at_once_is_swept(rootbox: Any, open_tmp: Path) -> Non
     other.process.stdout.close()
     other.process.wait(10)
     traces.wait_for_death()
-    assert any(record.exists() for record in traces.records), "nobody was left to remove it"
+    assert traces.left_records(), "nobody was left to remove it"
     second = fresh(rootbox, open_tmp / "second").start()
     assert second.run("true", network="default").code == 0
     second.stop()
     assert traces.groups() == set()
-    assert not any(
-        record.exists() and record.stat().st_ino in traces.inodes for record in traces.records
-    )
+    assert traces.left_records() == set()
