@@ -283,11 +283,19 @@ def _open_read_only(layout: Layout) -> sqlite3.Connection:
             connection = sqlite3.connect(
                 f"file:{path}?{query}", uri=True, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as caught:
+            error = caught
+            continue
+        try:
             connection.text_factory = _text
             _check(connection)
             return connection
         except sqlite3.Error as caught:
             error = caught
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
     assert error is not None
     raise index_error(error, layout) from error
 

@@ -15,21 +15,21 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import xxhash
 
+TYPE_CHECKING = False  # importing typing for it would take as long as all the rest of this module
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from buildgraph.filetree import FileStat
 
 KIND = "invocation"
 GRAIN_NS = 20_000_000  # as in the stat cache
 MAX_AGE = 86_400.0  # a day: then the whole way is gone once, so that what it uses counts as used
 _MAGIC = b"bginvoc1"
-_HEAD = struct.Struct(
-    "<8sqIII16s"
-)  # magic, written_ns, names, bytes of names, payload, fingerprint
+# magic, written_ns, number of names, bytes of names, bytes of payload, fingerprint
+_HEAD = struct.Struct("<8sqIII16s")
 _STAT = struct.Struct("<QqqQI")  # size, mtime_ns, ctime_ns, inode, permission bits
 _SQL = "SELECT value, durable, boot FROM records WHERE kind=? AND key=?"
 

@@ -1,6 +1,7 @@
-"""Knows which objects and records have to go for a store to keep its limits; changes nothing.
+"""Knows which objects and records have to go for a store to keep its limits.
 
-A pure function of what is there, how it refers to each other, and when it was last used.
+Must not know a disk or an index: a pure function of what is there, how it refers to each other, and
+when it was last used.
 """
 
 from __future__ import annotations

@@ -13,17 +13,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from buildgraph_cache.objects import is_object_ref, key_bytes, key_text
-from buildgraph_cache.plan import RecordRow
 from buildgraph_cache.session import Session
 
 _GET = """SELECT value, refs, used_seq, durable, boot, created, sum
     FROM records WHERE kind=? AND key=?"""
 _TOUCH = "UPDATE records SET used_seq=max(used_seq,?) WHERE kind=? AND key=? RETURNING created"
+if TYPE_CHECKING:
+    from buildgraph_cache.plan import RecordRow
+
 _COLUMNS = "kind, key, used_seq, created, seconds, boot, refs, value, sum, durable"
 _NEW = f"INSERT OR IGNORE INTO records({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?,0)"
 _REPLACE = f"""INSERT INTO records({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?,0)
@@ -287,6 +289,8 @@ def _sum(
 
 def scan(connection: sqlite3.Connection) -> Iterator[RecordRow]:
     """Yield what collections and checks need to know of every record."""
+    from buildgraph_cache.plan import RecordRow
+
     for kind, key, used, refs, size in connection.execute(_SCAN):
         used_seq = used if isinstance(used, int) else 0
         yield RecordRow(str(kind), key_text(key), used_seq, refs_of(refs), int(size or 0))

@@ -6,33 +6,33 @@ protocol between builds and collections in prose.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.blobs import BlobWriter
-from buildgraph_cache.check import Check, Damage, Progress, SnapshotDigest
-from buildgraph_cache.collect import Collector, GcReport
 from buildgraph_cache.digest import Digest
 from buildgraph_cache.disk import Disk, host_error
 from buildgraph_cache.index import Index
 from buildgraph_cache.layout import Layout, is_full, prepare, release_reserve
 from buildgraph_cache.leases import Lease, new_lease
 from buildgraph_cache.locks import named_lock
-from buildgraph_cache.mounts import hold_mount
 from buildgraph_cache.objects import blob_ref, key_bytes, snapshot_ref
-from buildgraph_cache.partials import Partial, open_partial
-from buildgraph_cache.plan import RecordRow
 from buildgraph_cache.records import Record, Records
 from buildgraph_cache.scratch import Scratch, sweep
 from buildgraph_cache.session import Session, boot_id
 from buildgraph_cache.shelf import Shelf
-from buildgraph_cache.usage import DuReport, usage
+
+if TYPE_CHECKING:
+    from buildgraph_cache.check import Damage, Progress, SnapshotDigest
+    from buildgraph_cache.collect import GcReport
+    from buildgraph_cache.partials import Partial
+    from buildgraph_cache.plan import RecordRow
+    from buildgraph_cache.usage import DuReport
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -142,6 +142,8 @@ class Store:
         After five seconds `on_wait` is told who holds it. `cancelled` is asked while waiting;
         InterruptedError is raised when it says yes. A dead holder frees the lock at once.
         """
+        import hashlib
+
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         return named_lock(f"{self.layout.directory('locks')}/keys/{name}", on_wait, cancelled)
 
@@ -254,14 +256,6 @@ class Store:
         """Delete a blob and every record that leads to it; idempotent."""
         self._shelf.remove(blob_ref(digest))
 
-    def partial_path(self, name: str) -> Path:
-        """Return a path for a download that outlives its process; the caller locks and hashes it.
-
-        `name` is hashed, so it may be any text.
-        """
-        hexadecimal = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-        return Path(self.layout.directory("partial")) / hexadecimal
-
     def partial(
         self,
         key: str,
@@ -272,6 +266,8 @@ class Store:
 
         The key must name bytes that cannot change: a digest, or an address with its ETag.
         """
+        from buildgraph_cache.partials import open_partial
+
         self._session.writable("storing a download")
         session = self._session
         return open_partial(
@@ -287,6 +283,8 @@ class Store:
 
         With `private` nobody else uses it meanwhile: who comes second gets another one.
         """
+        from buildgraph_cache.mounts import hold_mount
+
         self._session.writable("preparing a cache mount")
         return hold_mount(self.layout, identity, private)
 
@@ -373,6 +371,8 @@ class Store:
 
     def du(self) -> DuReport:
         """Return what the store takes on disk, part by part."""
+        from buildgraph_cache.usage import usage
+
         return usage(self._session)
 
     def gc(
@@ -388,6 +388,8 @@ class Store:
         until the store takes no more than that on disk. What a live lease holds, and records for
         which `keep` is true with all they lead to, stays; the report says what was held.
         """
+        from buildgraph_cache.collect import Collector
+
         return Collector(self._session, max_bytes, max_age, keep).run()
 
     def verify(
@@ -403,6 +405,8 @@ class Store:
         to it, so that the next build makes it anew; what is sound but unknown to the index, as
         after its loss, is taken in again. Safe beside running builds.
         """
+        from buildgraph_cache.check import Check
+
         with self.lease():
             return Check(self._session, deep, on, snapshot_digest).run()
 
