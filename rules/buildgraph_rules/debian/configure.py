@@ -28,7 +28,6 @@ _FIRST: Final = ("base-passwd", "base-files")  # users and directories that ever
 _POLICY: Final = "usr/sbin/policy-rc.d"
 _DAEMON: Final = "usr/sbin/start-stop-daemon"
 _ASIDE: Final = f"{_DAEMON}.buildgraph"
-_MTAB: Final = "etc/mtab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,8 @@ def plan(debs: Mapping[str, Deb], order: Sequence[str], epoch: int) -> Plan:
     commands += [
         _dpkg(env, "--force-depends", "--configure", name) for name in _FIRST if name in bootstrap
     ]
-    commands.append(_dpkg(env, "--configure", *_qualified(debs, order, bootstrap - {*_FIRST})))
+    if rest := _qualified(debs, order, bootstrap - {*_FIRST}):
+        commands.append(_dpkg(env, "--configure", *rest))
     commands += _staged_commands(debs, order, bootstrap, staged, env)
     commands.append(_dpkg(env, "--configure", "--pending"))
     unpacked = tuple(name for name in order if name not in staged)
