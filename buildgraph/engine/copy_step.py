@@ -15,7 +15,7 @@ from pathlib import Path
 from buildgraph.engine.identify import Identifier
 from buildgraph.engine.placing import DestFacts, entries, mkdir_entries
 from buildgraph.engine.selecting import Selection
-from buildgraph.engine.sources import Sources
+from buildgraph.engine.sources import Sources, write_entries
 from buildgraph.engine.treewalk import follow
 from buildgraph.engine.work import Work
 from buildgraph.errors import InputError
@@ -26,7 +26,6 @@ from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.tarread import Member, TarReader
 from buildgraph.oci.types import Layer
 from buildgraph.oci.unpack import Unpacker
-from buildgraph.oci.write import EntryWriter
 from buildgraph_cache.store import Store
 
 _CHUNK = 1 << 20
@@ -78,12 +77,7 @@ class FileExecutor:
         below = self._identifier.below(op, work.parent)
         epoch, overlay = self._layers.epoch, self._layers.overlay
         with self._store.new_scratch() as scratch:
-            with EntryWriter(scratch.upper, epoch, overlay) as writer:
-                for entry in writer.passing(entries(op, selection, place)):
-                    if entry.kind is Kind.FILE and entry.size:
-                        for _ in writer.read(entry):
-                            pass
-                writer.finish()
+            write_entries(self._layers, entries(op, selection, place), str(scratch.upper))
             placed = _Placing(below, place)
             for path in selection.archives:
                 tar = TarReader(decompress(_chunks(selection.tree, path)))

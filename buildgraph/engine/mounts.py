@@ -107,12 +107,14 @@ class MountSources:
                 self._store.key_lock(f"cache-{name}", on_wait=lambda t: work.progress(t, 0, 0))
             )
         path = stack.enter_context(self._store.cache_mount(name, private=sharing == "private"))
-        self._prepare_cache(path, owner, work.node.where)
+        with self._store.key_lock(f"new-cache-{name}"):
+            if not os.listdir(path):
+                self._prepare_cache(path, owner, work.node.where)
+                if _has_source(mount):
+                    self._sources.copy_to(mount, work.sources, work.node.where, path)
         return Bind(path, mount.target, read_only=options.get("readonly") == "true")
 
     def _prepare_cache(self, path: str, owner: tuple[str, str, str], where: Location) -> None:
-        if os.listdir(path):
-            return
         try:
             os.chmod(path, int(owner[2], 8))
             os.chown(path, int(owner[0]), int(owner[1]))

@@ -41,7 +41,7 @@ from buildgraph.graph.lower import (
     TargetPlan,
 )
 from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
-from buildgraph.graph.stage_ir import BuildArgs, parse_platform
+from buildgraph.graph.stage_ir import PROXY_ARGS, BuildArgs, parse_platform
 from buildgraph.label import Label, parse_label
 from buildgraph.oci.types import Chain, ImageConfig, Platform
 
@@ -208,7 +208,8 @@ class Preparer:
 
     def _check_args(self, wanted: Sequence[Label]) -> None:
         for label in wanted:
-            for name in sorted(self._lowering.unused_args.get(str(label), ())):
+            unused = set(self._lowering.unused_args.get(str(label), ()))
+            for name in sorted(unused - PROXY_ARGS - {"SOURCE_DATE_EPOCH"}):  # no ARG needed
                 self.warnings.append((f"{label}: no ARG uses the build argument {name}", None))
 
     # -- one image target ------------------------------------------------------------------

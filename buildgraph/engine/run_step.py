@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from buildgraph import limits
@@ -68,7 +69,7 @@ class ExecExecutor:
             if work.cancel.is_set() and status.code != 0:
                 raise Interrupted("interrupted")
             if status.code != 0 or status.signal:
-                raise self._failure(work, spec, status, tail)
+                raise self._failure(work, _without_values(spec, more), status, tail)
             return self._layers.commit(Path(scratch.upper), below)
 
     def _spec(
@@ -115,7 +116,7 @@ class ExecExecutor:
         try:
             os.makedirs(os.path.dirname(saved), mode=0o700, exist_ok=True)
             with open(saved, "w", encoding="utf-8") as file:
-                file.write(to_json(without_secrets(spec)))
+                file.write(to_json(spec))
         except OSError:
             identity = ""  # a full disk must not hide why the step failed
         return BuildFailed(
@@ -125,6 +126,12 @@ class ExecExecutor:
             label=work.node.label,
             replay=f"buildgraph replay {identity}" if identity else "",
         )
+
+
+def _without_values(spec: SandboxSpec, secrets: Mapping[str, str]) -> SandboxSpec:
+    """Return a spec that may be written down: secrets that are files and variables are empty."""
+    env = tuple((name, "" if name in secrets else value) for name, value in spec.env)
+    return replace(without_secrets(spec), env=env)
 
 
 class Tail:

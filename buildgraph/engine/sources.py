@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.tree import ContextTree
 from buildgraph.engine import records
+from buildgraph.engine.placing import DestFacts, entries
 from buildgraph.engine.selecting import select
 from buildgraph.engine.treewalk import EmptyTree, follow
 from buildgraph.errors import InputError, Location
@@ -24,6 +25,7 @@ from buildgraph.graph.ops import ContextSource, ContextSpec, CopyOp, RunMount, S
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain
+from buildgraph.oci.write import EntryWriter
 from buildgraph_cache.statcache import StatCache
 from buildgraph_cache.store import Store
 
@@ -136,6 +138,15 @@ class Sources:
                 return (place,)
         raise InputError(f"the mount's source /{path} is no file or directory", where)
 
+    def copy_to(
+        self, mount: RunMount, chains: tuple[Chain, ...], where: Location, directory: str
+    ) -> None:
+        """Write the files of a mount's source into an empty directory."""
+        op = _as_copy(mount)
+        with self.tree(op.source, chains) as tree:
+            found = entries(op, select(op, tree, where), DestFacts("", True, (), None))
+            write_entries(self._layers, found, directory)
+
     def _context_directory(
         self, mount: RunMount, path: str, chains: tuple[Chain, ...], where: Location
     ) -> tuple[str, ...]:
@@ -143,7 +154,7 @@ class Sources:
         op = _as_copy(mount)
         with self.tree(op.source, chains) as tree:
             selection = select(op, tree, where)
-            entries: list[Entry] = []
+            made: list[Entry] = []
             single = ""
             for group in selection.groups:
                 for item in group.items:
@@ -152,7 +163,7 @@ class Sources:
                         single = name
                     if not name:
                         continue
-                    entries.append(
+                    made.append(
                         Entry(
                             name,
                             item.stat.kind,
@@ -164,9 +175,19 @@ class Sources:
                             else None,
                         )
                     )
-            layer = self._layers.create(entries, "directory")
+            layer = self._layers.create(made, "directory")
         directory = str(self._layers.ensure_directory(layer))
         return (os.path.join(directory, single),) if single else (directory,)
+
+
+def write_entries(layers: LayerStore, found: Iterable[Entry], directory: str) -> None:
+    """Make entries, in the order of their paths, in an empty directory."""
+    with EntryWriter(directory, layers.epoch, layers.overlay) as writer:
+        for entry in writer.passing(found):
+            if entry.kind is Kind.FILE and entry.size:
+                for _ in writer.read(entry):
+                    pass
+        writer.finish()
 
 
 def merged_below(layers: LayerStore, chain: Chain, path: str) -> tuple[str, ...]:
