@@ -1,4 +1,4 @@
-"""Knows the benches that end-to-end tests share; must not know what is built on them."""
+"""Knows the benches and checkouts that end-to-end tests share; must not know what is built there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.building import Bench, bench
-from e2e.harness import BUSYBOX, User
+from e2e.checkouts import Checkout, built_elsewhere, built_in_place, locked_tree
+from e2e.harness import BUSYBOX, User, Workspace
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,22 @@ def who(request: pytest.FixtureRequest) -> Bench:
     found = request.getfixturevalue(f"{name}_bench")
     assert isinstance(found, Bench)
     return found
+
+
+@pytest.fixture(scope="session")
+def examples_tree() -> Iterator[Workspace]:
+    """Return a workspace with the repository's examples and one lock for all who build them."""
+    with locked_tree() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def examples_in_place(examples_tree: Workspace) -> Checkout:
+    """Return the examples as whoever runs the tests built them, one step at a time."""
+    return built_in_place(examples_tree, jobs=1)
+
+
+@pytest.fixture(scope="session")
+def examples_elsewhere(examples_tree: Workspace, as_user: User) -> Checkout:
+    """Return the examples as an ordinary user built them in a clone, four steps at a time."""
+    return built_elsewhere(examples_tree, as_user, jobs=4)

@@ -42,6 +42,7 @@ class File:
     link: str = ""
     xattrs: tuple[tuple[str, str], ...] = ()
     same: str = ""
+    inode: int = field(default=0, compare=False, repr=False)  # of this flattening
     mtime: int = field(default=0, compare=False)
     content: bytes = field(default=b"", compare=False, repr=False)
 
@@ -88,13 +89,25 @@ class Image:
 def flatten(layers: Iterable[bytes]) -> Tree:
     """Stack layers as the OCI image layer specification says."""
     tree: Tree = {}
+    kept: list[tarfile.TarInfo] = []  # their ids are the inodes
     for data in layers:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             members = archive.getmembers()
+            kept += members
             _delete(tree, [m.name.strip("/") for m in members])
             for member in members:
                 _put(tree, archive, member)
-    return dict(sorted(tree.items()))
+    return dict(sorted(_linked(tree).items()))
+
+
+def _linked(tree: Tree) -> Tree:
+    """Say of every hard-linked file which is the first of its names."""
+    first: dict[int, str] = {}
+    for path in sorted(tree):
+        if tree[path].kind == "f":
+            name = first.setdefault(tree[path].inode, path)
+            tree[path] = replace(tree[path], same="" if name == path else name)
+    return tree
 
 
 def _delete(tree: Tree, names: list[str]) -> None:
@@ -118,7 +131,7 @@ def _put(tree: Tree, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         return
     if member.type == tarfile.LNKTYPE:
         target = member.linkname.strip("/").removeprefix("./")
-        tree[path] = replace(tree[target], same=tree[target].same or target)
+        tree[path] = tree[target]
         return
     kind = _KINDS[member.type]
     if kind != "d":
@@ -138,6 +151,7 @@ def _put(tree: Tree, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         hashlib.sha256(content).hexdigest() if kind == "f" else "",
         member.linkname if kind == "l" else "",
         tuple(sorted(xattrs.items())),
+        inode=id(member),
         mtime=int(member.mtime),
         content=content,
     )
