@@ -11,7 +11,7 @@ from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_cache.disk import Disk, full_error, host_error, size_text
 from buildgraph_cache.layout import Layout
-from buildgraph_cache.locks import same_file, try_flock
+from buildgraph_cache.locks import release, same_file, try_flock
 from buildgraph_cache.objects import digest_of, fingerprint_of
 
 _BUFFER = 1 << 20
@@ -125,7 +125,7 @@ class BlobWriter:
         except OSError:
             pass  # published meanwhile, or the next sweep takes it
         finally:
-            os.close(fd)
+            release(fd)
 
     def __enter__(self) -> BlobWriter:
         return self

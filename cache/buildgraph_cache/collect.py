@@ -18,7 +18,7 @@ from buildgraph.errors import HostError
 from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import RESERVE_BYTES, is_full, make_reserve, release_reserve
 from buildgraph_cache.leases import floor as oldest_lease
-from buildgraph_cache.locks import file_lock, try_flock
+from buildgraph_cache.locks import file_lock, sweep_locks, try_flock
 from buildgraph_cache.objects import key_bytes
 from buildgraph_cache.plan import Plan, Reach, RecordRow, plan_removal
 from buildgraph_cache.records import scan
@@ -105,6 +105,7 @@ class Collector:
     def _sweep(self, before: DuReport) -> None:
         """Delete what needs no index to be known as garbage."""
         layout, disk = self._session.layout, self._session.disk
+        sweep_locks(f"{layout.directory('locks')}/keys")
         count, self._stuck = sweep(layout, disk)
         self._loose += count
         excess = 0 if self._max_bytes is None else before.total - self._max_bytes

@@ -16,7 +16,7 @@ from types import TracebackType
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import Layout
-from buildgraph_cache.locks import try_flock
+from buildgraph_cache.locks import release, try_flock
 from buildgraph_cache.session import Session
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -43,7 +43,7 @@ class Lease:
         except OSError:
             pass  # the next collection finds it unlocked
         finally:
-            os.close(fd)
+            release(fd)
 
     def __enter__(self) -> Lease:
         return self

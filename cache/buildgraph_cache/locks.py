@@ -28,6 +28,14 @@ def try_flock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
+def release(fd: int) -> None:
+    """Unlock and close. Said aloud, since a forked child may share the open file and outlive us."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
+
+
 def same_file(fd: int, path: str) -> bool:
     """Return whether `path` still names the open file `fd`."""
     try:
@@ -46,7 +54,7 @@ def file_lock(path: str, how: int = fcntl.LOCK_EX) -> Iterator[int]:
         fcntl.flock(fd, how)
         yield fd
     finally:
-        os.close(fd)
+        release(fd)
 
 
 @contextmanager
@@ -69,6 +77,21 @@ def named_lock(
             os.unlink(path)
         except FileNotFoundError:
             pass
+        finally:
+            release(fd)
+
+
+def sweep_locks(directory: str) -> None:
+    """Remove the lock files that dead holders left."""
+    for name in os.listdir(directory):
+        path = f"{directory}/{name}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        try:
+            if try_flock(fd) and same_file(fd, path):
+                os.unlink(path)
         finally:
             os.close(fd)
 

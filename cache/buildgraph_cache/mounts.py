@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import Layout
-from buildgraph_cache.locks import same_file, try_flock
+from buildgraph_cache.locks import release, same_file, try_flock
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,7 +35,7 @@ def hold_mount(layout: Layout, identity: str, private: bool) -> Iterator[str]:
     try:
         yield f"{path}/data"
     finally:
-        os.close(fd)
+        release(fd)
 
 
 def _take(layout: Layout, name: str, private: bool) -> tuple[str, int]:

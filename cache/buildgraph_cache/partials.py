@@ -12,7 +12,7 @@ from buildgraph_cache.blobs import Publish
 from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_cache.disk import Disk, host_error
 from buildgraph_cache.layout import Layout
-from buildgraph_cache.locks import try_flock
+from buildgraph_cache.locks import release, try_flock
 from buildgraph_cache.objects import digest_of
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -96,8 +96,8 @@ class Partial:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        release(fd)
         self._lock.__exit__(None, None, None)
 
 

@@ -20,12 +20,12 @@ import xxhash
 from buildgraph_cache.objects import is_object_ref, key_bytes, key_text
 from buildgraph_cache.session import Session
 
-_GET = """SELECT value, refs, used_seq, durable, boot, created, sum
-    FROM records WHERE kind=? AND key=?"""
-_TOUCH = "UPDATE records SET used_seq=max(used_seq,?) WHERE kind=? AND key=? RETURNING created"
 if TYPE_CHECKING:
     from buildgraph_cache.plan import RecordRow
 
+_GET = """SELECT value, refs, used_seq, durable, boot, created, sum
+    FROM records WHERE kind=? AND key=?"""
+_TOUCH = "UPDATE records SET used_seq=max(used_seq,?) WHERE kind=? AND key=? RETURNING created"
 _COLUMNS = "kind, key, used_seq, created, seconds, boot, refs, value, sum, durable"
 _NEW = f"INSERT OR IGNORE INTO records({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?,0)"
 _REPLACE = f"""INSERT INTO records({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?,0)

@@ -14,7 +14,7 @@ from types import TracebackType
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import Disk, host_error
 from buildgraph_cache.layout import Layout
-from buildgraph_cache.locks import same_file, try_flock
+from buildgraph_cache.locks import release, same_file, try_flock
 from buildgraph_cache.removal import delete_tree
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,7 +63,7 @@ class Scratch:
         except OSError as error:
             raise host_error(error, self.path, f"deleting {self.path}") from error
         finally:
-            os.close(fd)
+            release(fd)
 
     def __enter__(self) -> Scratch:
         return self

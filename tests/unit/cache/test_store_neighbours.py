@@ -90,6 +90,34 @@ def test_whoever_waits_is_told_for_whom(store: Store, tmp_path: Path) -> None:
     os.close(done)
 
 
+def test_a_forked_child_does_not_keep_what_was_given_back(store: Store) -> None:
+    """The sandbox's server is forked and lives on, sharing the files that were open then."""
+    with store.key_lock("k"), store.cache_mount("m", private=True) as first, store.lease():
+        pid = start(signal.pause)
+    with store.key_lock("k"), store.cache_mount("m", private=True) as again:
+        assert again == first
+    with store.lease():
+        pass
+    assert store.gc(max_bytes=0).pinned == ()
+    os.kill(pid, signal.SIGKILL)
+    status(pid)
+
+
+def test_lock_files_of_the_dead_are_swept(store: Store) -> None:
+    def die() -> None:
+        with store.key_lock("k"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    status(start(die))
+    assert len(os.listdir(f"{store.root}/locks/keys")) == 1
+    with store.key_lock("held"):
+        store.gc()
+        assert len(os.listdir(f"{store.root}/locks/keys")) == 1
+        with pytest.raises(InterruptedError), store.key_lock("held", cancelled=lambda: True):
+            pass
+    assert os.listdir(f"{store.root}/locks/keys") == []
+
+
 def test_waiting_can_be_cancelled(store: Store) -> None:
     with store.key_lock("k"):
         with pytest.raises(InterruptedError):
