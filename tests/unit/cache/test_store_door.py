@@ -198,3 +198,12 @@ def test_the_path_may_be_any(tmp_path: Path, name: str) -> None:
     with Store.open(root, read_only=True) as store:
         assert store.get_record("node", "k") == b"v"
     assert os.path.isfile(f"{root}/index.sqlite")
+
+
+def test_the_specification_names_all_there_is(root: str) -> None:
+    text = (Path(__file__).parents[3] / "cache" / "README.md").read_text()
+    layout = text.split("## Layout")[1].split("```")[1]
+    named = {line.split("/")[0].split()[0] for line in layout.splitlines() if line.strip()}
+    with Store.open(root):
+        there = {name for name in os.listdir(root) if not name.endswith(("-wal", "-shm"))}
+        assert there == named
