@@ -29,7 +29,7 @@ def view(tmp_path: Path) -> Iterator[RootView]:
         layers = LayerStore(store, overlay="user")
         low = layers.create(
             [
-                Entry("d", Kind.DIR, 0o555, *ME),
+                Entry("d", Kind.DIR, 0o755, *ME),
                 Entry(
                     "d/a", Kind.FILE, 0o4755, *ME, 3, 7, content=b"low", xattrs=(("user.x", b"1"),)
                 ),

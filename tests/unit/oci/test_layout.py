@@ -6,6 +6,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -126,7 +127,8 @@ def test_an_archive_is_the_layout_as_a_tar(layers: LayerStore, tmp_path: Path) -
     assert buffer.getvalue() == (tmp_path / "a.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         names = tar.getnames()
-        tar.extractall(tmp_path / "x", filter="data")
+    (tmp_path / "x").mkdir()
+    subprocess.run(["tar", "-xf", tmp_path / "a.tar", "-C", tmp_path / "x"], check=True)
     assert names[:4] == ["oci-layout", "index.json", "blobs", "blobs/sha256"]
     assert names[4:] == sorted(names[4:])
     for name in ("index.json", "oci-layout"):

@@ -380,7 +380,9 @@ def test_gnu_long_names_and_base_256_numbers(place: Path) -> None:
 
 
 def test_old_tars_tell_directories_by_a_slash(place: Path) -> None:
-    data = header(b"dir/", flag=b"\0", magic=b"") + header(b"dir/f", flag=b"\0", magic=b"")
+    data = header(b"dir/", flag=b"\0", magic=b"", mode=b"755") + header(
+        b"dir/f", flag=b"\0", magic=b""
+    )
     unpack(data, place)
     assert names(place) == ["dir", "dir/f"]
 
