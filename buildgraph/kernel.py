@@ -205,7 +205,7 @@ def fsopen(kind: str) -> int:
 
 
 def fsconfig(fd: int, key: str, value: str | bytes | None = None) -> None:
-    """Set one option; a value of None sets a flag, fsconfig(2). ENODEV-like text is in the error."""
+    """Set one option; a value of None sets a flag, fsconfig(2). its log is in the error."""
     command = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
     raw = None if value is None else _bytes(value)
     done = _syscall(_long(_SYS_FSCONFIG), _long(fd), _long(command), _bytes(key), raw, _long(0))
@@ -227,7 +227,7 @@ def fscreate(fd: int) -> None:
 
 def _fs_log(fd: int) -> str:
     """Return what the kernel wrote into the configuration's log, as ` (text; text)`."""
-    lines = []
+    lines: list[str] = []
     while len(lines) < 8:
         try:
             line = os.read(fd, 1024)

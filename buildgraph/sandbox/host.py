@@ -66,9 +66,7 @@ class SandboxHost:
         self._free: list[_Slot] = []
         self._all: list[_Slot] = []
         self._groups = ControlGroups()
-        self._network = NetworkPool(
-            self._new_netns, root=self._ids.root, program=network_program
-        )
+        self._network = NetworkPool(self._new_netns, root=self._ids.root, program=network_program)
         self._zygote: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._preparing: threading.Thread | None = None

@@ -134,6 +134,8 @@ def _lines(path: str) -> list[str]:
 
 def _is_loopback(line: str) -> bool:
     words = line.split()
-    return words[0] == "nameserver" and words[1:2] != [] and (
-        words[1].startswith("127.") or words[1] == "::1"
+    return (
+        words[0] == "nameserver"
+        and words[1:2] != []
+        and (words[1].startswith("127.") or words[1] == "::1")
     )

@@ -87,8 +87,7 @@ class RootNetwork:
     def _egress(self) -> tuple[list[str], int]:
         """Return the interfaces of the default routes and the smallest of their MTUs."""
         indexes = {
-            route.get_attr("RTA_OIF")
-            for route in self.ip.get_default_routes(family=socket.AF_INET)
+            route.get_attr("RTA_OIF") for route in self.ip.get_default_routes(family=socket.AF_INET)
         } - {None}
         if not indexes:
             raise NoWayOut("this machine has no default route", "steps can use --network=none")
@@ -199,6 +198,22 @@ class RootNetwork:
         self.ip.close()
         with _locked(RECORDS / "lock"):
             _undo(self.record, sweep())
+
+
+def try_root_network() -> str:
+    """Make what `RootNetwork` needs in a namespace of its own and say so. Raises OSError.
+
+    The caller's process stays in that namespace.
+    """
+    from pyroute2 import IPRoute
+
+    k.unshare(k.CLONE_NEWNET)
+    table = nft.Table(f"{_PREFIX}probe")
+    rule = nft.ipv4() + nft.masquerade()
+    table.create((nft.Chain("out", "nat", nft.HOOK_POSTROUTING, 100, (rule,)),))
+    with IPRoute() as ip:
+        ip.link("add", ifname=f"{_PREFIX}probe", kind="veth", peer={"ifname": f"{_PREFIX}peer"})
+    return "veth and masquerading"
 
 
 def _local_addresses(ip: Any) -> set[str]:
@@ -328,14 +343,12 @@ class UserNetwork:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={"PATH": _HELPER_PATH},
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (this process has one thread)
         )
         self.children.append(child)
         self._wait_and_close_off(child, netns, userns)
 
-    def _wait_and_close_off(
-        self, child: subprocess.Popen[bytes], netns: int, userns: int
-    ) -> None:
+    def _wait_and_close_off(self, child: subprocess.Popen[bytes], netns: int, userns: int) -> None:
         """Wait for the default route and add routes that lead nowhere: metadata, the host."""
         closed = [_METADATA, *sorted(_host_addresses() - set(nameservers()))]
         reader, writer = os.pipe()

@@ -124,8 +124,11 @@ def destination(network: str, *, equal: bool = True) -> bytes:
 def port(protocol: int, number: int) -> bytes:
     """Match a destination port of TCP (6) or UDP (17)."""
     load = _payload(_TRANSPORT_HEADER, 2, 2)
-    return _meta(_META_L4PROTO) + _compare(bytes([protocol])) + load + _compare(
-        struct.pack("!H", number)
+    return (
+        _meta(_META_L4PROTO)
+        + _compare(bytes([protocol]))
+        + load
+        + _compare(struct.pack("!H", number))
     )
 
 

@@ -36,7 +36,9 @@ class Ids:
 
     def userns(self) -> dict[str, Any]:
         """Return what the zygote needs to make the namespace."""
-        text = ["\n".join(" ".join(map(str, row)) for row in rows) for rows in (self.uids, self.gids)]
+        text = [
+            "\n".join(" ".join(map(str, row)) for row in rows) for rows in (self.uids, self.gids)
+        ]
         return {"base": self.base, "uids": text[0], "gids": text[1], "setgroups": self.setgroups}
 
     def has(self, *, uid: int | None = None, gid: int | None = None) -> bool:

@@ -20,7 +20,7 @@ from typing import Final
 from buildgraph import kernel as k
 from buildgraph.sandbox.cgroup import hierarchies
 from buildgraph.sandbox.network import resolv_conf
-from buildgraph.sandbox.network_helper import find_user_program
+from buildgraph.sandbox.network_helper import find_user_program, try_root_network
 from buildgraph.sandbox.plan import ID_BASE, ID_COUNT
 from buildgraph.sandbox.seccomp import compile_filter
 from buildgraph.sandbox.userns import enter, mapped_here, subordinate_ranges
@@ -226,7 +226,7 @@ def _proc() -> Finding:
             raise OSError(code, f"a fresh /proc is refused: {os.strerror(code)}")
         return "a fresh /proc can be mounted"
 
-    hint = "inside a container /proc must not be masked (docker: --security-opt systempaths=unconfined)"
+    hint = "inside docker: --security-opt systempaths=unconfined, as /proc must not be masked"
     return _finding("proc", _in_child(question), hint)
 
 
@@ -261,23 +261,7 @@ def _cgroups() -> list[Finding]:
 
 def _network(root: bool) -> Finding:
     if root:
-
-        def question() -> str:
-            from pyroute2 import IPRoute
-
-            from buildgraph.sandbox import nftables
-
-            k.unshare(k.CLONE_NEWNET)
-            table = nftables.Table("bg-probe")
-            rule = nftables.ipv4() + nftables.masquerade()
-            table.create(
-                (nftables.Chain("out", "nat", nftables.HOOK_POSTROUTING, 100, (rule,)),)
-            )
-            with IPRoute() as ip:
-                ip.link("add", ifname="bg-probe", kind="veth", peer={"ifname": "bg-peer"})
-            return "veth and masquerading"
-
-        return _finding("network", _in_child(question), "the veth and nf_tables modules")
+        return _finding("network", _in_child(try_root_network), "the veth and nf_tables modules")
     program = find_user_program()
     if program is None:
         return Finding(

@@ -172,7 +172,7 @@ class RootBuilder:
         self.root = fd
 
     def _fold(self, lowers: list[str]) -> list[str]:
-        """Replace the deepest layers by one read-only overlay of them: two levels may be stacked."""
+        """Replace the deepest layers by one read-only overlay of them: two may be stacked."""
         keep = _MAX_LOWERS // 2
         if len(lowers) - keep > _MAX_LOWERS:
             raise Refused(f"{len(lowers)} layers are more than overlayfs can stack; flatten them")

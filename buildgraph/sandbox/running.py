@@ -54,8 +54,10 @@ class ExitStatus:
             return f"did not end within {limits.timeout:g} s"
         if self.ok:
             return ""
-        how = f"was ended by {_signal_name(self.signal)}" if self.signal else (
-            f"ended with exit code {self.code}"
+        how = (
+            f"was ended by {_signal_name(self.signal)}"
+            if self.signal
+            else (f"ended with exit code {self.code}")
         )
         limit = limits.memory or memory
         if self.oom:

@@ -55,7 +55,7 @@ READONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/pr
 
 # Nothing of the user's is ever put here: these are ours, made before any code of the image runs.
 _RESERVED: Final = ("/proc", "/sys", "/dev")
-_RESERVED_EXCEPT: Final = ("/dev/shm", "/dev/mqueue")  # noqa: S108 (a path inside)
+_RESERVED_EXCEPT: Final = ("/dev/shm", "/dev/mqueue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +170,11 @@ def _bare(name: str) -> str:
 def _check_spec(spec: SandboxSpec) -> None:
     if not spec.args:
         raise InputError("nothing to run: the command is empty")
-    for text in (*spec.args, *(part for pair in spec.env for part in pair), spec.cwd):
-        if "\0" in text:
-            raise InputError("a NUL byte can be in no argument, variable or path of a process")
-    for path in (*spec.lowers, spec.upper or "/", spec.work or "/", spec.cwd):
-        if not path.startswith("/"):
-            raise InputError(f"{path!r} is not an absolute path")
+    _check_texts(spec)
     if (spec.upper is None) != (spec.work is None):
         raise InputError("upper and work go together")
     if spec.network not in ("none", "host", "default"):
         raise InputError(f"unknown network {spec.network!r}", hint="none, host or default")
-    if not _is_hostname(spec.hostname):
-        raise InputError(f"{spec.hostname!r} cannot be a host name")
     for name in map(_bare, (*spec.cap_add, *spec.cap_drop)):
         if name not in CAPABILITIES and name != "ALL":
             raise InputError(f"unknown capability {name!r}")
@@ -190,6 +183,17 @@ def _check_spec(spec: SandboxSpec) -> None:
             raise InputError(f"{id_} cannot be a user or group id")
     for mount in spec.mounts:
         _check_mount(mount)
+
+
+def _check_texts(spec: SandboxSpec) -> None:
+    for text in (*spec.args, *(part for pair in spec.env for part in pair), spec.cwd):
+        if "\0" in text:
+            raise InputError("a NUL byte can be in no argument, variable or path of a process")
+    for path in (*spec.lowers, spec.upper or "/", spec.work or "/", spec.cwd):
+        if not path.startswith("/"):
+            raise InputError(f"{path!r} is not an absolute path")
+    if not _is_hostname(spec.hostname):
+        raise InputError(f"{spec.hostname!r} cannot be a host name")
 
 
 def _is_hostname(name: str) -> bool:

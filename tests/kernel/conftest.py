@@ -78,7 +78,11 @@ class Driver:
     def start(self, *extra: str) -> Driver:
         program = [str(Path(__file__).with_name("sandbox_driver.py")), str(self.store), *extra]
         env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-        paths = [str(REPOSITORY), str(REPOSITORY / "cache"), *(p for p in sys.path if "site-pa" in p)]
+        paths = [
+            str(REPOSITORY),
+            str(REPOSITORY / "cache"),
+            *(p for p in sys.path if "site-pa" in p),
+        ]
         env["PYTHONPATH"] = ":".join(paths)
         command = [sys.executable, *program]
         if self.user:
@@ -185,7 +189,10 @@ def user_python() -> str:
     for candidate in ("/usr/bin/python3", "/usr/local/bin/python3"):
         if os.path.exists(candidate):
             asked = [candidate, "-c", "import sys; print(sys.version_info >= (3, 11))"]
-            if subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "True":
+            if (
+                subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+                == "True"
+            ):
                 return candidate
     return ""
 
@@ -227,7 +234,9 @@ def image(busybox: Path) -> dict[str, Any]:
     BUSYBOX_IMAGE.setdefault("bin/busybox", busybox)
     for applet in APPLETS:
         BUSYBOX_IMAGE.setdefault(f"bin/{applet}", ("link", "busybox"))
-    BUSYBOX_IMAGE.setdefault("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/:/bin/sh\n")
+    BUSYBOX_IMAGE.setdefault(
+        "etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/:/bin/sh\n"
+    )
     return BUSYBOX_IMAGE
 
 

@@ -52,6 +52,11 @@ def run(host: SandboxHost, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     entered = enter()
     program = shutil.which(sys.argv[2]) if len(sys.argv) > 2 else None
@@ -59,7 +64,7 @@ def main() -> None:
     with SandboxHost(sys.argv[1], network_program=program) as host:
         host.prepare()
         hello = {"mode": entered.mode, "detail": entered.detail, "uid_map": ids, "pid": os.getpid()}
-        print(json.dumps(hello), flush=True)
+        say(hello)
         lock = threading.Lock()
 
         def work(request: dict[str, Any]) -> None:
@@ -67,7 +72,7 @@ def main() -> None:
             answer["id"] = request["id"]
             answer["warnings"] = host.warnings
             with lock:
-                print(json.dumps(answer), flush=True)
+                say(answer)
 
         threads = []
         for line in sys.stdin:

@@ -122,8 +122,12 @@ def test_fork_bomb_is_bounded(box: Any) -> None:
     result = box.run(bomb, limits=Limits(pids=50, timeout=5))
     if not box.user:
         assert result.status["pids_limit"]
-        assert "pids limit" in box.run("for i in $(seq 99); do sleep 1 & done; exit 1",
-                                       limits=Limits(pids=20)).answer["words"]
+        assert (
+            "pids limit"
+            in box.run(
+                "for i in $(seq 99); do sleep 1 & done; exit 1", limits=Limits(pids=20)
+            ).answer["words"]
+        )
     assert box.run("echo fine").out == "fine\n"
 
 
@@ -197,7 +201,9 @@ def test_output_held_open_by_nobody_ends(box: Any) -> None:
 
 
 def test_zombies_are_reaped(box: Any) -> None:
-    out = box.run("for i in 1 2 3; do sh -c 'sleep 0.05 &'; done; sleep 0.5; cat /proc/[0-9]*/stat").out
+    out = box.run(
+        "for i in 1 2 3; do sh -c 'sleep 0.05 &'; done; sleep 0.5; cat /proc/[0-9]*/stat"
+    ).out
     assert " Z " not in out
 
 

@@ -68,22 +68,26 @@ def test_a_way_out(box: Any, tun: None) -> None:
     assert result.code == 0, result.answer
     assert "default via" in result.out
     assert " lo " in result.out
-    nameservers = [line for line in Path("/etc/resolv.conf").read_text().splitlines()
-                   if line.startswith("nameserver") and "127." not in line]
+    nameservers = [
+        line
+        for line in Path("/etc/resolv.conf").read_text().splitlines()
+        if line.startswith("nameserver") and "127." not in line
+    ]
     assert all(line in result.out for line in nameservers)
 
 
 def test_names_are_resolved(box: Any, tun: None) -> None:
     """The host's resolver answers, be it that there is no such name."""
-    servers = [line.split()[1] for line in Path("/etc/resolv.conf").read_text().splitlines()
-               if line.startswith("nameserver")]
+    servers = [
+        line.split()[1]
+        for line in Path("/etc/resolv.conf").read_text().splitlines()
+        if line.startswith("nameserver")
+    ]
     if not servers:
         pytest.skip("machine: no resolver")
     with contextlib.suppress(OSError):
         socket.getaddrinfo("localhost.localdomain.invalid", 80)
-    answered = box.run(
-        f"nc -w 3 {servers[0]} 53 < /dev/null; echo $?", network="default"
-    )
+    answered = box.run(f"nc -w 3 {servers[0]} 53 < /dev/null; echo $?", network="default")
     assert answered.out.strip().endswith("0"), answered.out
 
 
@@ -114,14 +118,19 @@ def test_host_network_only_when_asked(box: Any, listener: int) -> None:
 
 
 def test_the_network_cannot_be_changed_from_inside(box: Any, tun: None) -> None:
-    for command in ("ip link set lo down", "ip route add 169.254.0.0/16 dev eth0",
-                    "ip addr add 10.9.9.9/24 dev eth0"):
+    for command in (
+        "ip link set lo down",
+        "ip route add 169.254.0.0/16 dev eth0",
+        "ip addr add 10.9.9.9/24 dev eth0",
+    ):
         assert box.run(command, network="default").code != 0
 
 
 def test_low_ports_and_raw_sockets_are_the_containers_own(box: Any, tun: None) -> None:
-    result = box.run("ping -c1 127.0.0.1 && (nc -l -p 80 & sleep 0.2; echo hi | nc 127.0.0.1 80)",
-                     network="default")
+    result = box.run(
+        "ping -c1 127.0.0.1 && (nc -l -p 80 & sleep 0.2; echo hi | nc 127.0.0.1 80)",
+        network="default",
+    )
     assert result.code == 0, result.out
 
 
@@ -140,13 +149,13 @@ def test_steps_do_not_reach_each_other(rootbox: Any) -> None:
 
 
 def test_a_namespace_serves_one_step_after_another(box: Any, tun: None) -> None:
-    outs = {box.run("ip -o link; readlink /proc/self/ns/net", network="default").out for _ in range(3)}
+    outs = {
+        box.run("ip -o link; readlink /proc/self/ns/net", network="default").out for _ in range(3)
+    }
     assert len(outs) == 1
 
 
-def test_slirp4netns_where_there_is_no_pasta(
-    userbox: Any, open_tmp: Path, listener: int
-) -> None:
+def test_slirp4netns_where_there_is_no_pasta(userbox: Any, open_tmp: Path, listener: int) -> None:
     if not shutil.which("slirp4netns") or not os.path.exists("/dev/net/tun"):
         pytest.skip("machine: slirp4netns is not installed")
     device = Path("/dev/net/tun")
@@ -155,8 +164,8 @@ def test_slirp4netns_where_there_is_no_pasta(
     try:
         one = type(userbox)(open_tmp, userbox.user)
         one.start("slirp4netns")
-        script = f"ip route; for a in {host_address()} 10.0.2.2; do nc -w 1 $a {listener} </dev/null; done"
-        result = one.run(script, network="default")
+        reach = f"for a in {host_address()} 10.0.2.2; do nc -w 1 $a {listener} </dev/null; done"
+        result = one.run(f"ip route; {reach}", network="default")
         one.stop()
     finally:
         device.chmod(mode)

@@ -116,7 +116,9 @@ def test_vsock_and_newer_calls(box: Any, python_binds: tuple[Bind, ...]) -> None
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="machine: has no other ABI")
 def test_x32_calls_are_refused(box: Any, python_binds: tuple[Bind, ...]) -> None:
-    got = ask(box, python_binds, [("getpid", 0x40000000 + 39, []), ("keyctl", 0x40000000 + 250, [0])])
+    got = ask(
+        box, python_binds, [("getpid", 0x40000000 + 39, []), ("keyctl", 0x40000000 + 250, [0])]
+    )
     assert got["getpid"] == [-1, EPERM]
     assert got["keyctl"] == [-1, EPERM]
 

@@ -51,8 +51,24 @@ MACHINES = pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @MACHINES
 @pytest.mark.parametrize(
     "name",
-    ["read", "write", "openat", "execve", "ptrace", "mknodat", "chroot", "futex", "statx", "clone",
-     "newfstatat", "seccomp", "landlock_create_ruleset", "fchmodat2", "io_setup", "capset"],
+    [
+        "read",
+        "write",
+        "openat",
+        "execve",
+        "ptrace",
+        "mknodat",
+        "chroot",
+        "futex",
+        "statx",
+        "clone",
+        "newfstatat",
+        "seccomp",
+        "landlock_create_ruleset",
+        "fchmodat2",
+        "io_setup",
+        "capset",
+    ],
 )
 def test_allowed(machine: str, name: str) -> None:
     assert ask(machine, name) == ALLOW
@@ -61,9 +77,29 @@ def test_allowed(machine: str, name: str) -> None:
 @MACHINES
 @pytest.mark.parametrize(
     "name",
-    ["mount", "umount2", "unshare", "setns", "bpf", "keyctl", "add_key", "request_key", "fsopen",
-     "io_uring_setup", "userfaultfd", "perf_event_open", "open_by_handle_at", "pivot_root",
-     "kexec_load", "init_module", "reboot", "settimeofday", "syslog", "move_mount", "open_tree"],
+    [
+        "mount",
+        "umount2",
+        "unshare",
+        "setns",
+        "bpf",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "fsopen",
+        "io_uring_setup",
+        "userfaultfd",
+        "perf_event_open",
+        "open_by_handle_at",
+        "pivot_root",
+        "kexec_load",
+        "init_module",
+        "reboot",
+        "settimeofday",
+        "syslog",
+        "move_mount",
+        "open_tree",
+    ],
 )
 def test_refused(machine: str, name: str) -> None:
     assert ask(machine, name) == EPERM
@@ -101,8 +137,15 @@ def test_what_is_newer_than_the_table(machine: str) -> None:
 @MACHINES
 @pytest.mark.parametrize(
     ("capability", "name"),
-    [("SYS_ADMIN", "mount"), ("SYS_ADMIN", "clone3"), ("SYS_PTRACE", "kcmp"), ("BPF", "bpf"),
-     ("SYS_TIME", "clock_settime"), ("DAC_READ_SEARCH", "open_by_handle_at"), ("SYSLOG", "syslog")],
+    [
+        ("SYS_ADMIN", "mount"),
+        ("SYS_ADMIN", "clone3"),
+        ("SYS_PTRACE", "kcmp"),
+        ("BPF", "bpf"),
+        ("SYS_TIME", "clock_settime"),
+        ("DAC_READ_SEARCH", "open_by_handle_at"),
+        ("SYSLOG", "syslog"),
+    ],
 )
 def test_a_capability_brings_its_calls(machine: str, capability: str, name: str) -> None:
     bit = 1 << CAPABILITIES.index(capability)

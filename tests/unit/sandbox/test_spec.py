@@ -99,8 +99,21 @@ def test_what_cannot_be_meant_is_refused(change: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize(
     "target",
-    ["/", "", "x", "/..", "/a/../b", "/./a", "/proc", "/proc/self", "/sys/fs", "/dev", "/dev/pts",
-     "//dev//null", "/a\0"],
+    [
+        "/",
+        "",
+        "x",
+        "/..",
+        "/a/../b",
+        "/./a",
+        "/proc",
+        "/proc/self",
+        "/sys/fs",
+        "/dev",
+        "/dev/pts",
+        "//dev//null",
+        "/a\0",
+    ],
 )
 def test_places_that_are_no_place_for_a_mount(target: str) -> None:
     mounts: list[Mount] = [Bind("/x", target), Tmpfs(target), FileMount(target, b"")]
@@ -114,7 +127,9 @@ def test_places_that_are_fine(target: str) -> None:
     dataclasses.replace(SPEC, mounts=(Tmpfs(target),))
 
 
-@pytest.mark.parametrize("mount", [Bind("x", "/m"), OverlayMount((), "/m"), OverlayMount(("x",), "/m")])
+@pytest.mark.parametrize(
+    "mount", [Bind("x", "/m"), OverlayMount((), "/m"), OverlayMount(("x",), "/m")]
+)
 def test_sources_are_absolute(mount: Mount) -> None:
     with pytest.raises(InputError):
         dataclasses.replace(SPEC, mounts=(mount,))
