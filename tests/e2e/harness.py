@@ -424,16 +424,18 @@ def ordinary_user(*, ranges: bool = True) -> Iterator[User]:
         return
     name = f"bgtest{os.getpid()}" + ("" if ranges else "n")
     home = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/var/tmp"))
-    _admin("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
     try:
-        _set_ranges(name, ranges)
-        entry = pwd.getpwnam(name)
-        os.chown(home, entry.pw_uid, entry.pw_gid)
-        home.chmod(0o755)
-        yield _with_interpreter(User(name, entry.pw_uid, entry.pw_gid, home, "", ""))
+        _admin("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
+        try:
+            _set_ranges(name, ranges)
+            entry = pwd.getpwnam(name)
+            os.chown(home, entry.pw_uid, entry.pw_gid)
+            home.chmod(0o755)
+            yield _with_interpreter(User(name, entry.pw_uid, entry.pw_gid, home, "", ""))
+        finally:
+            subprocess.run(["pkill", "-KILL", "-U", name], check=False)  # nobody but us made them
+            _admin("userdel", name)
     finally:
-        subprocess.run(["pkill", "-KILL", "-U", name], check=False)  # nobody but us made them
-        _admin("userdel", name)
         remove_tree(home)
 
 
