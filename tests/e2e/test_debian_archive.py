@@ -77,14 +77,15 @@ def machine() -> Platform:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root to enter a chroot")
     if not shutil.which("unshare"):
         pytest.skip("needs unshare (util-linux)")
     directory = tmp_path_factory.mktemp("debian")
     (directory / "Boxfile.yaml").write_text(BOXFILE)
-    return directory
+    yield directory
+    shutil.rmtree(directory)  # several systems: too much to keep, as pytest would
 
 
 @pytest.fixture(scope="module")
