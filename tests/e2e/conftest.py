@@ -1,4 +1,4 @@
-"""Knows the benches and checkouts that end-to-end tests share; must not know what is built there."""
+"""Knows the benches and checkouts that end-to-end tests share; must not know what is built."""
 
 from __future__ import annotations
 
