@@ -101,9 +101,11 @@ class Session:
         if os.geteuid() != 0:
             from buildgraph.sandbox.userns import enter
 
-            self._identity = enter()
+            enter()
         self.workspace, self.package = open_workspace(self._cwd)
         self.store = self._stack.enter_context(Store.open(self._store_path, fall_back=True))
+        if not self.store.read_only:
+            self.store.sweep()  # what a killed build left
         self._stack.enter_context(self.store.lease())
         self.epoch = epoch_of(self.environ, dict(self.settings.overrides.args))
         self.layers = LayerStore(self.store, self.epoch)
@@ -182,6 +184,7 @@ class OpenGraph:
     def __init__(self, session: Session, prepared: Prepared):
         self.session = session
         self.prepared = prepared
+        self._told: set[str] = set()
         store, layers = session.store, session.layers
         self.sources = Sources(store, layers, prepared.graph.contexts)
         self.mounts = MountSources(store, layers, self.sources, self._secrets(), session.environ)
@@ -253,7 +256,16 @@ class OpenGraph:
                 settings.no_cache,
                 frozenset(s.lower() for s in settings.no_cache_stages),
             ),
-            listener=listener,
+            listener=lambda event: self._tell(event, listener),
             started=session.started,
         )
         return builder.run(deliveries)
+
+    def _tell(self, event: ev.Event, listener: ev.Listener) -> None:
+        """Pass an event on, with what the sandbox could not do: never weaker without a word."""
+        listener(event)
+        if isinstance(event, ev.NodeFinished) and not event.cached:
+            for text in self.session.sandbox.warnings:
+                if text not in self._told:
+                    self._told.add(text)
+                    listener(ev.Notice(self.session.now(), text, "warning"))
