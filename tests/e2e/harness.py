@@ -14,6 +14,7 @@ import json
 import os
 import pwd
 import re
+import secrets
 import shutil
 import signal
 import stat
@@ -422,21 +423,31 @@ def ordinary_user(*, ranges: bool = True) -> Iterator[User]:
     if os.geteuid() != 0:
         yield me()
         return
-    name = f"bgtest{os.getpid()}" + ("" if ranges else "n")
+    name = f"bgtest{os.getpid()}x{secrets.token_hex(2)}"
+    adopt_orphans()
     home = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/var/tmp"))
     try:
         _admin("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
+        entry = pwd.getpwnam(name)
         try:
             _set_ranges(name, ranges)
-            entry = pwd.getpwnam(name)
             os.chown(home, entry.pw_uid, entry.pw_gid)
             home.chmod(0o755)
             yield _with_interpreter(User(name, entry.pw_uid, entry.pw_gid, home, "", ""))
         finally:
-            subprocess.run(["pkill", "-KILL", "-U", name], check=False)  # nobody but us made them
+            _end_processes(entry.pw_uid)
             _admin("userdel", name)
     finally:
         remove_tree(home)
+
+
+def _end_processes(uid: int) -> None:
+    """End what `uid` left running below the test's own process."""
+    for found in list(_descendants()):
+        pid = int(found.split()[0])
+        with contextlib.suppress(OSError):  # ended by itself meanwhile
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _admin(*command: str) -> None:
@@ -445,7 +456,8 @@ def _admin(*command: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
-        if "lock" not in done.stderr or attempt == 19:
+        # "currently used": what was killed just now takes a moment to go.
+        if not re.search("lock|currently used", done.stderr) or attempt == 19:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
         time.sleep(0.25)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import BUSYBOX, Workspace, assert_nothing_left, leftovers
+from e2e.harness import BUSYBOX, Workspace, assert_nothing_left, leftovers, ordinary_user
 
 
 def test_a_workspace_reads_what_it_wrote(workspace: Workspace) -> None:
@@ -69,6 +71,18 @@ def test_an_ordinary_user_can_run_our_code(as_user: Any, workspace: Workspace) -
 def test_a_lone_user_has_no_ranges(as_lone_user: Any) -> None:
     with open("/etc/subuid") as lines:
         assert not any(line.startswith(f"{as_lone_user.name}:") for line in lines)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a user")
+def test_a_user_goes_with_everything() -> None:
+    before = leftovers()
+    with ordinary_user() as user:
+        process = user.popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+    assert process.wait(timeout=5) == -signal.SIGKILL
+    assert_nothing_left(before)
+    assert not user.home.exists()
+    with pytest.raises(KeyError):
+        pwd.getpwnam(user.name)
 
 
 @pytest.mark.peers
