@@ -217,6 +217,10 @@ class Slot:
         try:
             send(self.sock, ("started", pid), (pidfd,))
             return self._wait(pid, pidfd, status_reader)
+        except OSError:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # not reaped yet, so it is the same one
+            os.waitpid(pid, 0)
+            raise
         finally:
             os.close(status_reader)
             os.close(pidfd)

@@ -23,11 +23,12 @@ from buildgraph.sandbox.network import NetworkPool, resolv_conf
 from buildgraph.sandbox.plan import ID_BASE, Machine, ids_of_this_process, make_plan
 from buildgraph.sandbox.running import ExitStatus, Output, Running
 from buildgraph.sandbox.spec import SandboxSpec
+from buildgraph.sandbox.syscalls import MACHINES
 from buildgraph.sandbox.wire import receive, send
 
 __all__ = ["MAX_LAYERS", "ExitStatus", "Output", "SandboxHost"]
 
-MAX_LAYERS: Final = 740  # what two stacked overlays hold, less a few of our own
+MAX_LAYERS: Final = 990  # what two stacked overlays hold, less a few of our own
 
 _MEMORY_SHARE: Final = 0.8  # of the machine's memory, where a spec names no limit
 
@@ -144,6 +145,7 @@ class SandboxHost:
         where the sandbox itself could not be made.
         """
         self._check_ids(spec)
+        _check_machine(spec)
         self._ensure_started()
         borrowed = self._network.take() if netns is None and spec.network == "default" else None
         try:
@@ -200,6 +202,13 @@ class SandboxHost:
             if not self._ids.root:
                 hint = "give your user a range in /etc/subuid and /etc/subgid (`buildgraph doctor`)"
             raise HostError(f"user {spec.uid}:{spec.gid} does not exist in the sandbox", hint=hint)
+        missing = [group for group in spec.groups if not self._ids.has(gid=group)]
+        if missing and self._ids.root:
+            raise HostError(f"group {missing[0]} does not exist in the sandbox")
+        if missing or (spec.groups and not self._ids.setgroups):
+            text = "supplementary groups are left out: this user has no range of group ids"
+            if text not in self._warnings:
+                self._warnings.append(text)
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -282,6 +291,15 @@ class SandboxHost:
             reason = answer["error"] if answer else "the sandbox process died"
             raise HostError(f"no network namespace: {reason}")
         return fds
+
+
+def _check_machine(spec: SandboxSpec) -> None:
+    machine = os.uname().machine
+    if spec.seccomp and machine not in MACHINES:
+        raise HostError(
+            f"there is no list of system calls for {machine}",
+            hint=f"containers run on {' and '.join(MACHINES)}",
+        )
 
 
 def _dns(spec: SandboxSpec) -> str:

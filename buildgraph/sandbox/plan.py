@@ -14,7 +14,9 @@ from buildgraph.sandbox.spec import CAPABILITIES, Bind, FileMount, Mount, Overla
 from buildgraph.sandbox.spec import Tmpfs as TmpfsMount
 
 ID_BASE: Final = 0x60000000  # far above what user databases and container tools hand out
-ID_COUNT: Final = 65_536
+# Not the usual 65536: archives unpacked in a RUN and images made elsewhere hold ids of user
+# directories far above, which `docker build` keeps.
+ID_COUNT: Final = 1 << 30
 _EVERYTHING: Final = (0, 0, 2**32 - 1)
 _TTY_GROUP: Final = 5
 _MKNOD: Final = 1 << CAPABILITIES.index("MKNOD")

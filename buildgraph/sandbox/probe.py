@@ -26,6 +26,7 @@ from buildgraph.sandbox.seccomp import compile_filter
 from buildgraph.sandbox.userns import enter, mapped_here, subordinate_ranges
 
 _ALL_IDS: Final = 2**32 - 1
+_USUAL_COUNT: Final = 65_536  # what useradd grants, and most images need
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def _ranges() -> Finding:
     if not ranges.uids or not ranges.gids:
         return Finding("id ranges", False, "no range in /etc/subuid and /etc/subgid", hint)
     count = sum(number for _, number in ranges.uids)
-    ok = count >= ID_COUNT - 1
+    ok = count >= _USUAL_COUNT - 1
     return Finding("id ranges", ok, f"{count} ids by newuidmap", "" if ok else hint)
 
 

@@ -173,7 +173,7 @@ class RootBuilder:
 
     def _fold(self, lowers: list[str]) -> list[str]:
         """Replace the deepest layers by one read-only overlay of them: two may be stacked."""
-        keep = _MAX_LOWERS // 2
+        keep = _MAX_LOWERS - 2  # beside the folded ones and our stubs
         if len(lowers) - keep > _MAX_LOWERS:
             raise Refused(f"{len(lowers)} layers are more than overlayfs can stack; flatten them")
         os.makedirs("deep", 0o755, exist_ok=True)

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import resource
+import select
 import signal
 import struct
 from typing import Any, Final, NoReturn
@@ -70,6 +71,8 @@ class Init:
             builder.build()
             self._settle()
             self._give_up_rights()
+            if self._orphaned():
+                os._exit(1)
             builder.doing = "starting"
             self._report(self._start_and_wait())
         except Refused as error:
@@ -79,6 +82,12 @@ class Init:
         except BaseException as error:  # noqa: BLE001 (a traceback has nobody to read it here)
             self._report(f"error {builder.doing}: {type(error).__name__}: {error}")
         os._exit(0)
+
+    def _orphaned(self) -> bool:
+        """Say whether the slot died before its death would have been ours (PR_SET_PDEATHSIG)."""
+        poll = select.poll()
+        poll.register(self.status, 0)
+        return bool(poll.poll(0))
 
     def _report(self, line: str) -> None:
         os.write(self.status, line.encode(errors="surrogateescape")[:4000])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_COLUMNS: Final = ("x86_64", "aarch64")
+MACHINES: Final = ("x86_64", "aarch64")
 
 _TABLE: Final = """
 accept 43 202
@@ -377,8 +377,8 @@ def numbers(machine: str) -> dict[str, int]:
 
     Raises KeyError for an architecture that is not in the table.
     """
-    if machine not in _COLUMNS:
+    if machine not in MACHINES:
         raise KeyError(machine)
-    column = _COLUMNS.index(machine) + 1
+    column = MACHINES.index(machine) + 1
     rows = (line.split() for line in _TABLE.strip().splitlines())
     return {row[0]: int(row[column]) for row in rows if row[column] != "-1"}

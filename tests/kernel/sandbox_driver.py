@@ -14,7 +14,8 @@ from typing import Any
 
 from buildgraph.errors import BuildgraphError
 from buildgraph.sandbox.host import SandboxHost
-from buildgraph.sandbox.spec import from_json
+from buildgraph.sandbox.plan import Ids
+from buildgraph.sandbox.spec import SandboxSpec, from_json, to_json
 from buildgraph.sandbox.userns import enter
 
 
@@ -59,10 +60,16 @@ def say(message: dict[str, Any]) -> None:
 
 def main() -> None:
     entered = enter()
-    program = shutil.which(sys.argv[2]) if len(sys.argv) > 2 else None
+    option = sys.argv[2] if len(sys.argv) > 2 else ""
+    program = shutil.which(option) if option == "slirp4netns" else None
+    if option == "no-userns":  # as on a store whose file system knows no id-mapped mounts
+        Ids.userns = lambda _self: None  # type: ignore[method-assign,assignment,return-value]
     ids = len(open("/proc/self/uid_map").read())
     with SandboxHost(sys.argv[1], network_program=program) as host:
         host.prepare()
+        if option == "old-overlay":  # as on a kernel before 6.5
+            run(host, {"spec": to_json(SandboxSpec((), ("/none",)))})
+            host._machine = dataclasses.replace(host._machine, legacy_overlay=True)
         hello = {"mode": entered.mode, "detail": entered.detail, "uid_map": ids, "pid": os.getpid()}
         say(hello)
         lock = threading.Lock()

@@ -59,8 +59,20 @@ def test_setuid_works_unless_no_new_privileges(box: Any) -> None:
 
 def test_user_namespace_maps_a_range(rootbox: Any) -> None:
     inside, outside, count = rootbox.run("cat /proc/self/uid_map").out.split()
-    assert (inside, count) == ("0", "65536")
+    assert inside == "0"
     assert int(outside) >= 65536
+    assert int(outside) + int(count) < 2**32
+
+
+def test_ids_far_above_the_usual(rootbox: Any) -> None:
+    result = rootbox.run("touch /f; chown 1000660000:501000000 /f; stat -c %u:%g /f")
+    assert result.out == "1000660000:501000000\n"
+    info = (result.upper / "f").stat()
+    assert (info.st_uid, info.st_gid) == (1000660000, 501000000)
+
+
+def test_an_unknown_user_is_said(userbox: Any) -> None:
+    assert "does not exist in the sandbox" in userbox.run("true", uid=2_000_000).error
 
 
 def test_files_on_disk_have_unshifted_ids(box: Any) -> None:
