@@ -83,7 +83,7 @@ def test_whoever_waits_is_told_for_whom(store: Store, tmp_path: Path) -> None:
 
     began = time.monotonic()
     with named_lock(path, heard, patience=0.1):
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
     assert told == [f"waiting for process {pid}"]
     assert status(pid) == -signal.SIGKILL
     os.close(ready)

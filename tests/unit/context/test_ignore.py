@@ -245,17 +245,17 @@ def test_ten_thousand_files_against_twenty_patterns_are_cheap() -> None:
     ]
     rules = IgnoreRules(patterns)
     paths = [f"d{n // 500}/s{n // 100}/f{n}.txt" for n in range(10_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert not any(rules.excludes(path) for path in paths)
-    assert time.perf_counter() - began < 0.5  # 0.02 s alone on the machine
+    assert time.process_time() - began < 5  # processor time; 0.02 s of it here
 
 
 def test_ten_thousand_literal_lines_cost_a_look_up() -> None:
     rules = IgnoreRules(f"dir{n}/file{n}" for n in range(10_000))
-    began = time.perf_counter()
+    began = time.process_time()
     assert rules.excludes("dir7/file7/x")
     assert not any(rules.excludes(f"dir{n}/other") for n in range(10_000))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,6 @@ def test_ten_thousand_literal_lines_cost_a_look_up() -> None:
     ],
 )
 def test_no_line_takes_long(line: str, path: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert not IgnoreRules.parse(line).excludes(path)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 20
