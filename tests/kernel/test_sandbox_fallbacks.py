@@ -19,7 +19,9 @@ def other(box: Any, directory: Path, option: str) -> Any:
 def test_overlays_by_mount(box: Any, open_tmp: Path, count: int) -> None:
     one = other(box, open_tmp, "old-overlay")
     layers = [one.lower({f"f{n}": "", "top": f"{n}\n"}) for n in range(count)]
-    result = one.run("cat /top; ls / | grep -c ^f; rm /top; touch /new", lowers=(*layers, one.image))
+    result = one.run(
+        "cat /top; ls / | grep -c ^f; rm /top; touch /new", lowers=(*layers, one.image)
+    )
     one.stop()
     assert result.out.split() == ["0", str(count)], result.answer
     assert sorted(path.name for path in result.upper.iterdir()) == ["new", "top"]
