@@ -58,7 +58,7 @@ class FileTree(Protocol):
         """Return a file descriptor for reading a regular file; the caller closes it."""
 
     def xattrs(self, path: str) -> tuple[tuple[str, bytes], ...]:
-        """Return the extended attributes a layer keeps (`user.*`, `security.capability`), sorted."""
+        """Return the attributes a layer keeps (`user.*`, `security.capability`), sorted."""
 
     def digest(self, path: str, stat: FileStat) -> Digest:
         """Return the sha256 of a regular file's bytes."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from buildgraph import limits
+from buildgraph.engine.masking import Masker
 from buildgraph.engine.mounts import MountSources
 from buildgraph.engine.users import lookup
 from buildgraph.engine.work import Work
@@ -60,12 +61,20 @@ class ExecExecutor:
             lowers = lower_directories(self._layers, work.parent)
             spec = self._spec(op, below, lowers, scratch.upper, scratch.work, mounts, more, work)
             tail = Tail()
+            masker = Masker(
+                [
+                    *(m.content for m in mounts if isinstance(m, FileMount)),
+                    *(v.encode("utf-8", "surrogateescape") for v in more.values()),
+                ]
+            )
 
-            def output(data: bytes) -> None:
-                tail.add(data)
-                work.output(data)
+            def show(data: bytes) -> None:
+                if data:
+                    tail.add(data)
+                    work.output(data)
 
-            status = self._sandbox.run(spec, output, work.cancel)
+            status = self._sandbox.run(spec, lambda data: show(masker.feed(data)), work.cancel)
+            show(masker.finish())
             if work.cancel.is_set() and status.code != 0:
                 raise Interrupted("interrupted")
             if status.code != 0 or status.signal:
@@ -131,7 +140,9 @@ class ExecExecutor:
 def _without_values(spec: SandboxSpec, secrets: Mapping[str, str]) -> SandboxSpec:
     """Return a spec that may be written down: secrets that are files and variables are empty."""
     env = tuple((name, "" if name in secrets else value) for name, value in spec.env)
-    return replace(without_secrets(spec), env=env)
+    script = tuple(m for m in spec.mounts if isinstance(m, FileMount) and m.target == SCRIPT)
+    rest = tuple(m for m in without_secrets(spec).mounts if m.target != SCRIPT)
+    return replace(spec, env=env, mounts=(*rest, *script))
 
 
 class Tail:

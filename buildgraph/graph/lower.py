@@ -339,6 +339,12 @@ class Lowering:
                 where,
                 "put the step in a stage FROM --platform=$BUILDPLATFORM",
             )
+        if run.network == "host" and target.network != "host":
+            raise InputError(
+                "RUN --network=host is not granted by the Dockerfile alone",
+                where,
+                "say --network host, or `network: host` in the Boxfile",
+            )
         mounts: list[RunMount] = []
         for mount in run.mounts:
             index: int | None = None
