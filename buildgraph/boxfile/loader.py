@@ -18,7 +18,7 @@ from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.label import DEFAULT_NAME, Label, name_problem
 
 BOXFILE: Final = "Boxfile.yaml"
-DOCKERFILES: Final = ("Dockerfile", "Containerfile")  # the first that is there
+DOCKERFILES: Final = ("Dockerfile", "Containerfile", "dockerfile")  # the first that is there
 _FILE_KEYS: Final = ("workspace", "targets")
 
 

@@ -23,23 +23,27 @@ def load_outside(
 
     Raises InputError where the name leads nowhere, or to something that is no image.
     """
-    if not reference.startswith(LAYOUT):
-        name = parse_reference(reference).familiar
-        raise InputError(
-            f"the image {name!r} is neither a stage nor a target of this workspace, and pulling "
-            "from registries is not supported yet",
-            where,
-            f"bind the name: `contexts: {{{name.partition(':')[0]}: //base:image}}` in the "
-            "Boxfile, or --build-context NAME=oci-layout://DIR",
-        )
-    path, selector = split_layout(reference[len(LAYOUT) :])
     try:
+        if not reference.startswith(LAYOUT):
+            raise _unknown(reference)
+        path, selector = split_layout(reference[len(LAYOUT) :])
         loaded = load_image(Path(path), selector, platform, layers)
     except InputError as error:
         error.where = error.where or where
         raise
     image = loaded.image
     return ResolvedImage(reference, loaded.manifest.digest, image.config), image.chain
+
+
+def _unknown(reference: str) -> InputError:
+    """Return the error for a name that only a registry could know; raises one for no name."""
+    name = parse_reference(reference).familiar
+    return InputError(
+        f"the image {name!r} is neither a stage nor a target of this workspace, and pulling "
+        "from registries is not supported yet",
+        hint=f"bind the name: `contexts: {{{name.partition(':')[0]}: //base:image}}` in the "
+        "Boxfile, or --build-context NAME=oci-layout://DIR",
+    )
 
 
 def split_layout(text: str) -> tuple[str, str]:

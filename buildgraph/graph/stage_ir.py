@@ -18,6 +18,7 @@ PROXY_ARGS = frozenset(
     for base in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
     for name in (base, base.lower())
 )
+_OTHER_SYSTEMS = frozenset({"windows", "darwin", "freebsd", "netbsd", "openbsd", "wasi"})
 # Build arguments that steer the builder and never become variables by themselves (1.3).
 KNOBS = frozenset(
     {
@@ -177,6 +178,8 @@ def parse_platform(text: str, where: Location | None = None) -> Platform:
         p.isascii() and p and all(c.isalnum() or c in "._-" for c in p) for p in parts
     ):
         raise InputError(f"not a platform: {text!r}", where, "write os/arch, as linux/amd64")
+    if parts[0].lower() in _OTHER_SYSTEMS:
+        raise InputError(f"images for {parts[0]} cannot be built, only for linux", where)
     if len(parts) == 1:
         parts = ["linux", parts[0]]
     system, arch = parts[0].lower(), parts[1].lower()

@@ -92,19 +92,20 @@ class References:
             if not text:
                 raise InputError(f"the platform {from_.platform!r} is empty", from_.where)
             platform = parse_platform(text, from_.where)
-        for earlier in range(index - 1, -1, -1):
-            if self._names[earlier] and self._names[earlier] == image:
-                return StageRef(earlier), platform
         if image == "scratch":
             return ScratchRef(), platform
         if _context_name(image) in self._build.contexts:
             return ContextRef(_context_name(image)), platform
+        for earlier in range(index - 1, -1, -1):
+            if self._names[earlier] and self._names[earlier] == image:
+                return StageRef(earlier), platform
         return ImageRef(image), platform
 
     def source(self, name: str, index: int, where: Location) -> SourceRef:
         """Return what `--from=name` means inside stage `index`.
 
-        Stage names win over contexts and images; the last of duplicate names is meant (1.5).
+        A named context stands for the stage of its name (1.9), a stage for an image; the last of
+        duplicate names is meant (1.5).
         """
         if "$" in name:
             raise InputError(
@@ -115,11 +116,11 @@ class References:
         lower = name.lower()
         if lower == "scratch":
             return ScratchRef()
+        if _context_name(lower) in self._build.contexts:
+            return ContextRef(_context_name(lower))
         for position in range(len(self._names) - 1, -1, -1):
             if self._names[position] == lower and lower:
                 return self._earlier(position, index, name, where)
-        if _context_name(lower) in self._build.contexts:
-            return ContextRef(_context_name(lower))
         if name.isdigit() and int(name) < len(self._file.stages):
             return self._earlier(int(name), index, name, where)
         if name.isdigit():
