@@ -1,0 +1,163 @@
+"""Knows the traps that BuildKit's users and tests know, as Dockerfiles and what has to come of
+them; must not know how any is avoided. (Shared reference, section 1.10, row by row.)
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.building import BOTH, Bench
+
+FILES = {"foo": "foo", "sub/dir1/dir2/foo": "deep"}
+
+
+def test_a_glob_may_match_nothing_and_a_name_may_not(root_bench: Bench) -> None:
+    built = root_bench.build("FROM scratch\nCOPY foo nomatch* /\n", FILES)
+    assert list(built.image.tree) == ["foo"]
+    assert "'missing' not found" in root_bench.fail("FROM scratch\nCOPY missing /\n", FILES).stderr
+
+
+def test_a_matched_directory_gives_its_contents(root_bench: Bench) -> None:
+    tree = root_bench.build("FROM scratch\nCOPY sub/* /d/\n", FILES).image.tree
+    assert list(tree) == ["d", "d/dir2", "d/dir2/foo"]
+
+
+def test_one_match_of_a_glob_takes_the_name_it_is_given(root_bench: Bench) -> None:
+    tree = root_bench.build("FROM scratch\nCOPY sub/*/dir2/foo /d/bar\n", FILES).image.tree
+    assert tree["d/bar"].content == b"deep"
+
+
+@BOTH
+def test_workdir_and_copy_into_it(who: Bench) -> None:
+    built = who.build(
+        "FROM scratch\nWORKDIR /test1\nWORKDIR test2\nCOPY foo ./bar/baz\nWORKDIR ..\n", FILES
+    )
+    assert built.content("test1/test2/bar/baz") == "foo"
+    assert built.image.config["WorkingDir"] == "/test1"
+
+
+@pytest.mark.parametrize(
+    ("line", "env"),
+    [("ENV ONE TWO= THREE=w", ["ONE=TWO= THREE=w"]), ("ENV a=1 b", None), ("ENV a", None)],
+)
+def test_forms_of_env(root_bench: Bench, line: str, env: list[str] | None) -> None:
+    if env is None:
+        assert "Dockerfile:2" in root_bench.fail(f"FROM base\n{line}\n").stderr
+    else:
+        assert root_bench.build(f"FROM base\n{line}\n").image.config["Env"][1:] == env
+
+
+def test_an_arg_without_a_value_is_absent_and_an_empty_one_is_there(root_bench: Bench) -> None:
+    built = root_bench.build("FROM base\nARG FOO\nARG BAR=\nRUN env >/e\n")
+    lines = built.content("e").splitlines()
+    assert "BAR=" in lines
+    assert not [line for line in lines if line.startswith("FOO")]
+
+
+def test_modifiers_in_from(root_bench: Bench) -> None:
+    built = root_bench.build("ARG image=idlebase\nFROM ${image#idle}\n")
+    assert built.made == ""
+    built = root_bench.build("ARG a=x-base-x\nARG b=${a#*-}\nFROM ${b%%-*}\nRUN echo ${b}>/b\n")
+    assert built.content("b") == "\n"
+
+
+def test_the_default_of_an_arg_that_must_be_given(root_bench: Bench) -> None:
+    dockerfile = 'FROM base\nARG X=${Y:?"no y"}\nRUN echo $X >/x\n'
+    assert "Y: no y" in root_bench.fail(dockerfile).stderr
+    assert root_bench.build(dockerfile, None, "--build-arg=X=given").content("x") == "given\n"
+
+
+def test_forms_that_look_like_json(root_bench: Bench) -> None:
+    assert "Dockerfile:2" in root_bench.fail('FROM base\nRUN ["a", 1]\n').stderr
+    for line in ('RUN ["c:\\windows" || true', "RUN ['a'] || true"):
+        root_bench.build(f"FROM base\n{line}\n")
+
+
+def test_a_proxy_is_no_reason_to_run_again(root_bench: Bench) -> None:
+    def ran(dockerfile: str, proxy: str) -> int:
+        made = root_bench.build(dockerfile, None, f"--build-arg=http_proxy=http://{proxy}")
+        return len(made.result.built)
+
+    plain = "FROM base\nRUN echo $http_proxy >/dev/null && echo trap-proxy\n"
+    assert (ran(plain, "one"), ran(plain, "two")) == (1, 0)
+    declared = "FROM base\nARG http_proxy\nRUN echo trap-proxy-declared\n"
+    assert (ran(declared, "one"), ran(declared, "two")) == (1, 1)
+
+
+def test_a_renamed_file_that_a_glob_matches_is_a_miss(root_bench: Bench) -> None:
+    directory = root_bench.directory(
+        {"file1": "same"}, "FROM base\nCOPY file* /x/\nRUN ls /x >/names\n"
+    )
+    assert root_bench.build_in(directory).content("names") == "file1\n"
+    path = root_bench.workspace.path(directory)
+    (path / "file1").rename(path / "file2")
+    again = root_bench.build_in(directory)
+    assert again.content("names") == "file2\n"
+    assert len(again.result.built) == 2
+
+
+def test_the_same_file_elsewhere_is_a_hit(root_bench: Bench) -> None:
+    directory = root_bench.directory(
+        {"a/f": "moved-file"}, "FROM base\nCOPY a/f /x/\nRUN true #m\n"
+    )
+    root_bench.build_in(directory)
+    path = root_bench.workspace.path(directory)
+    (path / "a").rename(path / "b")
+    root_bench.workspace.write(f"{directory}/Dockerfile", "FROM base\nCOPY b/f /x/\nRUN true #m\n")
+    assert root_bench.build_in(directory).result.built == []
+
+
+def test_a_writable_mount_of_a_stage_is_known_by_its_content(root_bench: Bench) -> None:
+    def dockerfile(way: str) -> str:
+        return (
+            f"FROM base AS b\nRUN mkdir /out && {way} >/out/f && echo {len(way)} >/noise\n"
+            "FROM base\nRUN --mount=from=b,src=out,target=/out,rw cat /out/f >/trap-got\n"
+        )
+
+    root_bench.build(dockerfile("echo out"))
+    again = root_bench.build(dockerfile("printf 'out\\n'"))
+    assert [title for title in again.result.built if "trap-got" in title] == []
+
+
+def test_a_stage_that_comes_later_cannot_be_copied_from(root_bench: Bench) -> None:
+    said = root_bench.fail(
+        "FROM scratch AS app\nCOPY --from=build / /\nFROM scratch AS build\nFROM app\n"
+    ).stderr
+    assert "'build'" in said
+    assert "'app'" in said
+    assert "before" in said
+
+
+def test_stage_names_have_no_case(root_bench: Bench) -> None:
+    dockerfile = (
+        "FROM scratch AS STAge0\nCOPY foo /0\nFROM scratch AS Stage1\nCOPY --from=staGE0 /0 /1\n"
+        "FROM scratch\nCOPY foo /last\n"
+    )
+    built = root_bench.build(dockerfile, FILES, "--target", "sTAge1")
+    assert list(built.image.tree) == ["1"]
+
+
+@BOTH
+def test_a_copied_directory_leaves_its_own_owner_behind(who: Bench) -> None:
+    built = who.build(
+        "FROM base AS src\nRUN mkdir -p /dir/sub && touch /dir/f && chown -R 100:200 /dir\n"
+        "FROM base\nRUN mkdir /old && chown 7:8 /old && chmod 711 /old\n"
+        "COPY --from=src /dir /new\nCOPY --from=src /dir /old\n"
+    )
+    owners = {p: (f.mode, f.uid, f.gid) for p, f in built.image.tree.items()}
+    assert owners["new"] == (0o755, 0, 0)
+    assert owners["old"] == (0o711, 7, 8)
+    for path in ("new/sub", "old/sub"):
+        assert owners[path] == (0o755, 100, 200)
+    for path in ("new/f", "old/f"):
+        assert owners[path] == (0o644, 100, 200)
+
+
+def test_expansion_bombs_end_quickly(root_bench: Bench) -> None:
+    lines = ["ARG a0=xxxxxxxxxxxxxxxx"] + [f"ARG a{n + 1}=$a{n}$a{n}" for n in range(40)]
+    said = root_bench.fail("\n".join([*lines, "FROM base"]) + "\n")
+    assert said.seconds < 5
+    assert "error:" in said.stderr
+    many = "".join(f"FROM base AS s{n}\n" for n in range(1100))
+    assert "stages" in root_bench.fail(many).stderr
+    assert "1" in root_bench.fail("FROM base\n" + "RUN true\n" * 200_000).stderr
