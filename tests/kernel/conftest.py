@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import fcntl
 import itertools
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -60,6 +61,8 @@ class Result:
 class Driver:
     """A process of some user that runs sandboxes over `store`."""
 
+    running: ClassVar[list[Driver]] = []
+
     def __init__(self, directory: Path, user: str = ""):
         self.user = user
         self.directory = directory
@@ -93,13 +96,17 @@ class Driver:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         assert self.process.stdout is not None
+        Driver.running.append(self)
         self.hello = json.loads(self.process.stdout.readline())
         return self
 
     def stop(self) -> None:
+        if self in Driver.running:
+            Driver.running.remove(self)
         if self.process is not None:
             assert self.process.stdin is not None
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
             self.process.wait(20)
             self.process.stdout.close()  # type: ignore[union-attr]
             self.process = None
@@ -261,10 +268,16 @@ def rootbox(image: dict[str, Any]) -> Iterator[Driver]:
 
 @pytest.fixture
 def open_tmp() -> Iterator[Path]:
-    """A directory that other users may enter; pytest's own are closed to them."""
+    """A directory that other users may enter; pytest's own are closed to them.
+
+    Drivers whose stores are below it end with the test, however it went.
+    """
     directory = Path(tempfile.mkdtemp(prefix="bg-kernel-"))
     directory.chmod(0o755)
     yield directory
+    for one in list(Driver.running):
+        if directory in (one.directory, *one.directory.parents):
+            one.stop()
     shutil.rmtree(directory, ignore_errors=True)
 
 
