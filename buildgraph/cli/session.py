@@ -257,9 +257,15 @@ class OpenGraph:
                 frozenset(s.lower() for s in settings.no_cache_stages),
             ),
             listener=lambda event: self._tell(event, listener),
+            warm_up=self._warm_up,
             started=session.started,
         )
         return builder.run(deliveries)
+
+    def _warm_up(self) -> None:
+        ops = [node.op for node in self.prepared.graph.nodes]
+        wants = any(isinstance(op, ExecOp) and op.network == "default" for op in ops)
+        self.session.sandbox.prepare(network=wants)
 
     def _tell(self, event: ev.Event, listener: ev.Listener) -> None:
         """Pass an event on, with what the sandbox could not do: never weaker without a word."""

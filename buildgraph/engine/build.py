@@ -24,7 +24,7 @@ from buildgraph.errors import BuildFailed, BuildgraphError, Interrupted
 from buildgraph.graph.explain import Reason, differences
 from buildgraph.graph.keys import NodeKey
 from buildgraph.graph.lower import needs_directory
-from buildgraph.graph.ops import CopyOp, ExecOp, ImageOp, Node, NodeGraph
+from buildgraph.graph.ops import CopyOp, ExecOp, ImageOp, Node, NodeGraph, PackagesOp
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Chain
 from buildgraph_cache.store import Store
@@ -74,8 +74,10 @@ class Builder:
         images: Mapping[str, Chain],
         options: BuildOptions,
         listener: ev.Listener,
+        warm_up: Callable[[], None] = lambda: None,
         started: float | None = None,
     ):
+        """`warm_up` is called once it is known that something will run in a sandbox."""
         self._graph = graph
         self._store = store
         self._layers = layers
@@ -88,6 +90,7 @@ class Builder:
         self._cancel = threading.Event()
         self._keys: dict[int, NodeKey] = {}
         self._again: set[int] = set()
+        self._warm_up: Callable[[], None] | None = warm_up
         self._seconds: list[float] = []
         self._want_directory = needs_directory(graph)
         self._guard = threading.Lock()
@@ -269,6 +272,7 @@ class Builder:
     def _execute(self, node: Node, key: NodeKey) -> None:
         slot = records.load_slot(self._store, node.slot)
         reasons = self._explain(key, slot)
+        self._foresee(node)
         self._reasons[node.id] = reasons
         begun = time.monotonic()
         self._emit(
@@ -313,6 +317,14 @@ class Builder:
         parent = self._parent(node)
         chain = parent if layer is None else parent.push(layer)
         self._finish(node, Outcome(chain, layer, False, key.digest, seconds))
+
+    def _foresee(self, node: Node) -> None:
+        """Have the sandbox made ready at the first miss that leads to a command."""
+        runs = isinstance(node.op, ExecOp | PackagesOp) or self._want_directory[node.id]
+        with self._guard:
+            warm_up, self._warm_up = (self._warm_up, None) if runs else (None, self._warm_up)
+        if warm_up is not None:
+            warm_up()
 
     def _explain(self, key: NodeKey, slot: records.SlotRecord | None) -> tuple[Reason, ...]:
         if self._options.no_cache:

@@ -129,7 +129,7 @@ class ExecExecutor:
         except OSError:
             identity = ""  # a full disk must not hide why the step failed
         return BuildFailed(
-            f"{work.node.title} {describe_status(status, self._limits)}",
+            f"{work.node.title} {status.describe(self._limits, self._sandbox.memory)}",
             work.node.where,
             log=tail.lines(),
             label=work.node.label,
@@ -163,20 +163,6 @@ class Tail:
         """Return the last lines."""
         text = b"".join(self._parts)[-_TAIL_BYTES:].decode("utf-8", "backslashreplace")
         return tuple(text.rstrip("\n").split("\n")[-count:]) if text else ()
-
-
-def describe_status(status: ExitStatus, step_limits: Limits) -> str:
-    """Say in words how a command ended."""
-    if status.oom:
-        size = f" (limit {step_limits.memory // limits.MIB} MiB)" if step_limits.memory else ""
-        return f"ran out of memory{size}"
-    if status.timed_out:
-        return f"took longer than {step_limits.timeout:g} s"
-    if status.pids_limit:
-        return f"hit the pids limit ({step_limits.pids})"
-    if status.signal:
-        return f"was killed by signal {status.signal}"
-    return f"exited with code {status.code}"
 
 
 def lower_directories(layers: LayerStore, chain: Chain) -> list[str]:
