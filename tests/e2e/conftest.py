@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,12 +52,33 @@ def examples_tree() -> Iterator[Workspace]:
 
 
 @pytest.fixture(scope="session")
-def examples_in_place(examples_tree: Workspace) -> Checkout:
+def users_have_networks() -> Iterator[None]:
+    """Have /dev/net/tun as udev makes it, which a minimal machine does not."""
+    device = Path("/dev/net/tun")
+    if not device.exists() or not (shutil.which("pasta") or shutil.which("slirp4netns")):
+        pytest.skip("machine: pasta or slirp4netns and /dev/net/tun are needed")
+    if os.geteuid() != 0:
+        if not os.access(device, os.R_OK | os.W_OK):
+            pytest.skip("machine: /dev/net/tun is not for ordinary users here")
+        yield
+        return
+    mode = stat.S_IMODE(device.stat().st_mode)
+    device.chmod(0o666)
+    yield
+    device.chmod(mode)
+
+
+@pytest.fixture(scope="session")
+def examples_in_place(examples_tree: Workspace, request: pytest.FixtureRequest) -> Checkout:
     """Return the examples as whoever runs the tests built them, one step at a time."""
+    if os.geteuid() != 0:
+        request.getfixturevalue("users_have_networks")
     return built_in_place(examples_tree, jobs=1)
 
 
 @pytest.fixture(scope="session")
-def examples_elsewhere(examples_tree: Workspace, as_user: User) -> Checkout:
+def examples_elsewhere(
+    examples_tree: Workspace, as_user: User, users_have_networks: None
+) -> Checkout:
     """Return the examples as an ordinary user built them in a clone, four steps at a time."""
     return built_elsewhere(examples_tree, as_user, jobs=4)
