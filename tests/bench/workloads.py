@@ -73,6 +73,7 @@ class Workload:
     make: Callable[[Path, Scale], Job]
     rounds: int = 3
     without: frozenset[str] = frozenset()
+    files: bool = False  # cp -r of src/ is the least it can cost
 
 
 # -- making files ------------------------------------------------------------------------------
@@ -220,17 +221,20 @@ WORKLOADS = (
             Row("changed", "one file of the 40,000 changed"),
         ),
         _many,
+        files=True,
     ),
     Workload(
         "copy-large",
         (Row("cold", "COPY of 1.1 GB, half incompressible, to an archive", 6.0),),
         _large,
         rounds=1,
+        files=True,
     ),
     Workload(
         "copy-run-copy",
         (Row("cold", "10,000 files copied, worked on by RUN, copied on", 1.6),),
         _worked,
+        files=True,
     ),
     Workload(
         "200-images",
