@@ -6,6 +6,7 @@ Identical steps over identical inputs become one node, whichever targets ask for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -225,10 +226,14 @@ class Lowering:
         here.config = stage.config
         name = stage.name or str(stage.index)
         prefix = f"{target.label} {stage.platform} {name}/"
-        for number, step in enumerate(stage.steps):
+        counts: Counter[str] = Counter()  # by kind: a new COPY does not make every RUN a new step
+        for step in stage.steps:
             node: int | None = None
             if step.action is not None:
-                about = (target.label, name, step.title, step.where, prefix + str(number))
+                kind = type(step.action).__name__.removesuffix("IR").lower()
+                slot = f"{prefix}{kind}{counts[kind]}"
+                counts[kind] += 1
+                about = (target.label, name, step.title, step.where, slot)
                 node = self._step(target, stage, step, here, stages, about)
                 here.node = node
                 touched.append(node)
