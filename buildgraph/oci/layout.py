@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from buildgraph import limits
-from buildgraph.errors import InputError
+from buildgraph.errors import HostError, InputError
 from buildgraph.oci.config import Index, image_index, parse_index
 from buildgraph.oci.documents import canonical_json, load_document
 from buildgraph.oci.image import Artifact
@@ -153,10 +153,15 @@ class LayoutWriter:
     def write(self, artifact: Artifact, names: Sequence[Reference] = ()) -> None:
         """Write every blob of the artifact that is missing, then its names. Idempotent."""
         if self._fresh:
-            with new_directory(self.directory) as made:
-                self._write(made, artifact, names)
             self._fresh = False
-            return
+            try:
+                with new_directory(self.directory) as made:
+                    self._write(made, artifact, names)
+                return
+            except HostError:
+                if not (self.directory / "oci-layout").is_file():
+                    raise
+                # another writer made it meanwhile: add to what it has
         try:
             with _locked(self.directory):
                 self._write(self.directory, artifact, names)
