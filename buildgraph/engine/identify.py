@@ -145,8 +145,9 @@ class Identifier:
         if isinstance(op.source, ContextSource):
             with self._sources.tree(op.source, sources):
                 selection = self.selection(node, op, sources)
-                digest = selection.tree_digest()
-                records.save_listing(self._store, digest, selection.listing)
+                listing = selection.listing_text()
+                digest = selection.tree_digest(listing)
+                records.save_listing(self._store, digest, listing)
             return digest
         assert isinstance(op.source, StageSource)
         question = records.question(
@@ -165,8 +166,9 @@ class Identifier:
         known = records.load_memo(self._store, question)
         if known is None:
             selection = self.selection(node, op, sources)
-            known = selection.tree_digest()
-            records.save_listing(self._store, known, selection.listing)
+            listing = selection.listing_text()
+            known = selection.tree_digest(listing)
+            records.save_listing(self._store, known, listing)
             records.save_memo(self._store, question, known)
         return str(known)
 

@@ -13,7 +13,6 @@ the store keeps it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,10 +90,10 @@ def save_slot(
     store.put_record("slot", slot, canonical(value))
 
 
-def save_listing(store: Store, tree: str, rows: Callable[[], list[list[Any]]]) -> None:
+def save_listing(store: Store, tree: str, rows: bytes) -> None:
     """Keep the rows behind a tree digest, so that `explain` can name the file that changed."""
     if store.get_record("listing", tree) is None:
-        blob = store.put_blob(json.dumps(rows(), separators=(",", ":")).encode())
+        blob = store.put_blob(rows)
         store.put_record("listing", tree, blob.encode(), refs=(blob_ref(blob),))
 
 

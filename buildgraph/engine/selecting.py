@@ -175,11 +175,17 @@ class Selection:
             return item.stat.target
         return item.stat.rdev if kind in (Kind.CHAR, Kind.BLOCK) else None
 
-    def tree_digest(self) -> Digest:
-        """Return the sha256 over the listing: all that a node key needs to know of the files."""
-        value = [[group.is_dir for group in self.groups], self.listing()]
-        text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
-        return sha256_digest(text.encode("ascii"))
+    def listing_text(self) -> bytes:
+        """Return the listing as JSON; asked for once where both it and its digest are wanted."""
+        return _json(self.listing())
+
+    def tree_digest(self, listing: bytes | None = None) -> Digest:
+        """Return the sha256 over the listing: all that a node key needs to know of the files.
+
+        `listing` is what `listing_text` said.
+        """
+        rows = self.listing_text() if listing is None else listing
+        return sha256_digest(b"[%b,%b]" % (_json([group.is_dir for group in self.groups]), rows))
 
     def identity(self) -> dict[str, Any]:
         """Return the canonical, JSON-able and small value that a node key takes in."""
@@ -189,6 +195,10 @@ class Selection:
         for group in self.groups:
             if group.inline is None:
                 yield from group.items
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
 # --- finding them ------------------------------------------------------------------------------
