@@ -132,6 +132,8 @@ class Workspace:
             hint = f"for the directory write './{label.name}'"
         if hint is None and names:
             hint = f"//{label.package} has " + ", ".join(sorted(names))
+        if hint is None and label.name == DEFAULT_NAME:
+            hint = "there is no Dockerfile here; `buildgraph list` shows all targets"
         raise InputError(f"there is no target {label}", where, hint)
 
     def expand(self, patterns: Sequence[str | TargetPattern], cwd: str = "") -> list[Label]:

@@ -21,7 +21,7 @@ def command(targets: tuple[str, ...], as_json: bool) -> None:
         if as_json:
             import json
 
-            row = {"label": label.short, "rule": target.rule, "doc": target.doc}
+            row = {"label": str(label), "rule": target.rule, "doc": target.doc}
             click.echo(json.dumps(row))
         else:
             click.echo(

@@ -23,7 +23,7 @@ from buildgraph.errors import BuildgraphError, InputError
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True})
-@click.argument("target")
+@click.argument("target", default=".")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-e", "--env", "variables", multiple=True, metavar="NAME[=VALUE]")
 @click.option("-u", "--user", metavar="USER[:GROUP]")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from buildgraph import events as ev
 from buildgraph.context.reading import ChangedWhileReading
@@ -354,7 +354,7 @@ class Builder:
         )
 
     def _deliver(self, delivery: Delivery) -> None:
-        built = delivery.deliver(self.result.outcomes)
+        built = replace(delivery.deliver(self.result.outcomes), time=self.now())
         with self._guard:
             self.result.images.append(built)
         self._emit(built)

@@ -178,7 +178,7 @@ class Rules:
         if status.code != 0:
             lines = tail.decode("utf-8", "backslashreplace").rstrip("\n").split("\n")[-20:]
             raise BuildFailed(
-                f"{' '.join(argv)[:200]} exited with code {status.code}",
+                f"{' '.join(argv)[:200]} {status.describe(spec.limits, self._sandbox.memory)}",
                 work.node.where,
                 label=work.node.label,
                 log=tuple(lines),

@@ -162,7 +162,7 @@ EXITS = [
     (["replay", "nothing"], 2, "nothing"),
     (["explain", "nothere"], 2, "nothere"),
     (["plan", "nothere"], 2, "nothere"),
-    (["build", "fails"], 1, "exited with code 9"),
+    (["build", "fails"], 1, "ended with exit code 9"),
 ]
 
 
