@@ -344,11 +344,15 @@ class Leftovers:
         return any(getattr(self, name) for name in self.__dataclass_fields__)
 
 
+# Other programs of the machine mount things meanwhile; ours do so below a store or in /run/netns.
+_OURS = re.compile(r"/bg-|/bgtest|buildgraph")
+
+
 def leftovers() -> Leftovers:
     """Return what is there now."""
     adopt_orphans()
     return Leftovers(
-        frozenset(_mount_points()),
+        frozenset(point for point in _mount_points() if _OURS.search(point)),
         frozenset(_names(Path("/run/netns"))),
         frozenset(_names(Path("/sys/class/net"))),
         frozenset(_cgroups()),
@@ -387,8 +391,20 @@ def _names(directory: Path) -> list[str]:
 def _cgroups() -> Iterator[str]:
     for parent, directories, _ in os.walk("/sys/fs/cgroup"):
         for name in directories:
-            if name.startswith(("bg-", "buildgraph")):
+            if name.startswith(("bg-", "buildgraph")) and not _is_owned(name):
                 yield os.path.join(parent, name)
+
+
+def _is_owned(name: str) -> bool:
+    """Say whether a control group is that of a live process: bg-<pid>-<its start time>."""
+    found = re.match(r"bg-(\d+)-(\d+)", name)
+    if found is None:
+        return False
+    try:
+        fields = Path(f"/proc/{found[1]}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[19] == found[2] and fields[0] != "Z"
 
 
 def _descendants() -> Iterator[str]:
