@@ -5,6 +5,8 @@ not know how any of it is done.
     make bench BENCH="40-run copy-many"       these workloads
     make bench BENCH="--quick"                scaled down: seconds instead of minutes
     make bench BENCH="--add copy-large"       keep the other lines of out/bench.json
+    make bench BENCH="--fresh"                on a new ext4 in a file: what others removed from the
+                                              disk just now does not slow anybody's new files down
 
 Tools take turns (A B A B), cold, unchanged, then with one file changed, and a line shows medians.
 No absolute time fails anything: the machine may be shared. What fails the suite is a build of ours
@@ -35,6 +37,7 @@ from workloads import FULL, QUICK, WORKLOADS, Job, Row, Scale, Workload
 
 PLAN = "plan"
 _PLAN_BUDGET = 50.0  # microseconds a node
+_DISK = 24 << 30  # bytes, sparse: of --fresh
 
 
 class Suite:
@@ -48,6 +51,15 @@ class Suite:
         self.quick = scale is not FULL
         self.failed_ours = False
         self._edits = 0
+
+    def everything(self, names: Sequence[str], slow: bool) -> list[Result]:
+        """Measure these workloads, with those peers too that take minutes if `slow`."""
+        results: list[Result] = []
+        for workload in WORKLOADS:
+            if workload.name in names:
+                asked = replace(workload, without=frozenset()) if slow else workload
+                results += self.measure(asked)
+        return results + (self.plans() if PLAN in names else [])
 
     def measure(self, workload: Workload) -> list[Result]:
         """Measure one workload with every tool and remove its files again."""
@@ -190,6 +202,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="where results go")
     parser.add_argument("--dir", default="/var/tmp", help="where to work; a real disk")
+    parser.add_argument("--fresh", action="store_true", help="work on a new file system; as root")
     parser.add_argument("--add", action="store_true", help="keep earlier lines of the results")
     parser.add_argument("--slow", action="store_true", help="the peers that take minutes, too")
     chosen = parser.parse_args()
@@ -200,11 +213,34 @@ def arguments() -> argparse.Namespace:
     return chosen
 
 
-def about(versions: dict[str, str], scale: Scale) -> dict[str, object]:
+@contextlib.contextmanager
+def workplace(directory: str, fresh: bool) -> Iterator[Path]:
+    """Yield an empty directory, on a file system of its own if asked; it goes afterwards."""
+    top = Path(tempfile.mkdtemp(prefix="bgbench-", dir=directory))  # podman allows 50 characters
+    try:
+        if not fresh:
+            yield top
+            return
+        image, mounted = top / "image", top / "m"
+        mounted.mkdir()
+        with image.open("wb") as out:
+            out.truncate(_DISK)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+        try:
+            yield mounted
+        finally:
+            subprocess.run(["umount", mounted], check=True)
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def about(versions: dict[str, str], scale: Scale, fresh: bool) -> dict[str, object]:
     """Return what the figures depend on."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": scale is not FULL,
+        "fresh": fresh,
         "processors": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -218,26 +254,17 @@ def main() -> int:
     asked = arguments()
     scale = QUICK if asked.quick else FULL
     wanted = None if asked.peers is None else frozenset(asked.peers.split(","))
-    top = Path(tempfile.mkdtemp(prefix="bgbench-", dir=asked.dir))  # podman allows 50 characters
-    results: list[Result] = []
-    absent: dict[str, str] = {}
-    try:
-        with tools(top, wanted) as (usable, absent):
-            versions = {tool.name: tool.version() for tool in usable}
-            suite = Suite(top, usable, scale, asked.rounds)
-            for workload in WORKLOADS:
-                if workload.name in asked.workloads:
-                    if asked.slow:
-                        workload = replace(workload, without=frozenset())
-                    results += suite.measure(workload)
-            if PLAN in asked.workloads:
-                results += suite.plans()
-    finally:
-        shutil.rmtree(top, ignore_errors=True)
+    with (
+        workplace(asked.dir, asked.fresh) as top,
+        tools(top, wanted) as (usable, absent),
+    ):
+        versions = {tool.name: tool.version() for tool in usable}
+        suite = Suite(top, usable, scale, asked.rounds)
+        results = suite.everything(asked.workloads, asked.slow)
     if asked.add:
         new = {result.key for result in results}
         results = [r for r in read(asked.out / "bench.json") if r.key not in new] + results
-    publish(results, about(versions, scale), absent, asked.out)
+    publish(results, about(versions, scale, asked.fresh), absent, asked.out)
     return 1 if suite.failed_ours else 0
 
 
