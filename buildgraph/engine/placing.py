@@ -372,13 +372,23 @@ def mkdir_facts(
         found, parents = _approach(tree, op.path)
         if found.stat is not None and found.stat.kind is not Kind.DIR:
             raise InputError(f"WORKDIR {op.path}: it exists and is {KIND_WORDS[found.stat.kind]}")
-        owner = None
-        if found.stat is None and op.user:
-            owner = _owner(op.user, tree, link=False)
+        owner = _owner_of_workdir(op.user, tree) if found.stat is None and op.user else None
     except InputError as error:
         error.where = error.where or where
         raise
     return DestFacts(found.path, True, parents, owner)
+
+
+def _owner_of_workdir(user: str, tree: FileTree) -> tuple[int, int]:
+    """Return whose directory it becomes; root's where the image does not know the user.
+
+    USER is not looked up before a RUN needs it (1.4), so `FROM scratch`, `USER app`, `WORKDIR /w`
+    has to work.
+    """
+    try:
+        return _owner(user, tree, link=False)
+    except InputError:
+        return 0, 0
 
 
 def mkdir_entries(facts: DestFacts) -> list[Entry]:

@@ -449,13 +449,18 @@ def test_workdir(below: MemoryTree) -> None:
     assert list(workdir(below, "/srv/up")) == ["srv", "srv/app", "srv/app/new", "srv/app/new/place"]
 
 
+def test_a_workdir_of_a_user_nobody_knows_is_roots(below: MemoryTree) -> None:
+    # USER is not looked up before a RUN needs it (1.4).
+    assert meta(workdir(below, "/new", "nobody")["new"])[1:] == (0, 0)
+    assert meta(workdir(None, "/new", "app")["new"])[1:] == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("path", "user", "words"),
     [
         ("/srv/app/old", "", "it exists and is a file"),
         ("/tofile", "", "it exists and is a file"),
         ("/srv/app/old/x", "", "in the way"),
-        ("/new", "nobody", "no user"),
     ],
 )
 def test_wrong_workdirs(below: MemoryTree, path: str, user: str, words: str) -> None:
