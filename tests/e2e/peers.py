@@ -22,7 +22,7 @@ DOCKER = "/usr/bin/docker"  # Debian's, which has BuildKit inside; others want a
 
 
 class Docker:
-    """A daemon of our own, in mount namespace, directories and socket of its own."""
+    """A daemon with namespaces, directories and a socket of its own, and without any network."""
 
     def __init__(self, home: Path):
         self.home = home
@@ -64,7 +64,7 @@ def docker() -> Iterator[Docker]:
     (home / "daemon.json").write_text("{}")
     with open(home / "log", "wb") as log:
         daemon = subprocess.Popen(
-            ["unshare", "--mount", "dockerd", f"--config-file={home}/daemon.json", *words],
+            ["unshare", "--mount", "--net", "dockerd", f"--config-file={home}/daemon.json", *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -107,9 +107,9 @@ class Buildah:
         """Run it; returns what it printed."""
         return call(*self.words, *words, env=self.env).stdout.strip()
 
-    def pull(self, layout: Path, name: str) -> None:
-        """Bring an image of a layout into the storage under a name."""
-        self.call("pull", "-q", f"oci:{layout}:latest")
+    def load(self, archive: Path, name: str) -> None:
+        """Bring a docker archive into the storage under a name."""
+        self.call("pull", "-q", f"docker-archive:{archive}")
         self.call("tag", self.call("images", "-q").splitlines()[0], name)
 
     def build(self, directory: Path, *words: str) -> Image:

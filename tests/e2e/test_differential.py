@@ -1,0 +1,102 @@
+"""Knows how to compare what we, docker's BuildKit and buildah make of one Dockerfile: every path of
+the root file system but for its times, and the config. Must not know what is right where they
+differ: the cases' table of accepted deviations says that, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from e2e import peers
+from e2e.building import Bench
+from e2e.differential_cases import ANY, CASES, Case
+from e2e.images import Image, Tree
+
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
+
+FIELDS = ("Env", "Cmd", "Entrypoint", "WorkingDir", "User", "ExposedPorts", "Volumes", "Labels")
+FIELDS += ("StopSignal", "Shell", "OnBuild", "Healthcheck")
+
+
+class Peer(Protocol):
+    def build(self, directory: Path, *words: str) -> Image: ...
+
+
+@pytest.fixture(scope="module")
+def base(root_bench: Bench) -> Path:
+    """Return a docker archive of the base that every case starts from."""
+    directory = root_bench.directory({}, "FROM base\n")
+    archive = root_bench.workspace.path(f"{directory}.tar")
+    words = ["-t", "base:latest", "-o", f"type=docker,dest={archive}", directory]
+    root_bench.run("build", *root_bench.base(words), *words)
+    return archive
+
+
+@pytest.fixture(scope="module")
+def docker(base: Path) -> Iterator[peers.Docker]:
+    if os.geteuid() != 0 or not shutil.which("dockerd") or not os.access(peers.DOCKER, os.X_OK):
+        pytest.skip("no docker daemon can be started: docker.io is not installed, or not root")
+    with peers.docker() as daemon:
+        daemon.load(base)
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def buildah(base: Path) -> Iterator[peers.Buildah]:
+    if os.geteuid() != 0 or not shutil.which("buildah") or not shutil.which("runc"):
+        pytest.skip("buildah and runc are not both installed, or not root")
+    with peers.buildah() as tool:
+        tool.load(base, "localhost/base:latest")
+        yield tool
+
+
+@pytest.mark.parametrize("name", ["docker", "buildah"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_builders_agree(
+    root_bench: Bench, case: Case, name: str, request: pytest.FixtureRequest
+) -> None:
+    if name not in case.peers:
+        pytest.skip(f"{name} here is too old for it")
+    peer: Peer = request.getfixturevalue(name)
+    directory = root_bench.directory(case.files, whole(case.dockerfile))
+    theirs = peer.build(root_bench.workspace.path(directory), *case.args)
+    ours = root_bench.build_in(directory, "--network=none", *case.args).image
+    found = [*files(ours.tree, theirs.tree), *config(ours.config, theirs.config)]
+    here = [d for d in case.accepted if d.peer in (name, "both")]
+    general = [d for d in ANY if d.peer in (name, "both")]
+    left = [line for line in found if not any(re.search(d.what, line) for d in (*here, *general))]
+    assert not left, "\n".join(left)
+    gone = [d for d in here if not any(re.search(d.what, line) for line in found)]
+    assert not gone, f"no deviation any more: {gone}"
+
+
+def whole(dockerfile: str) -> str:
+    """Return a Dockerfile that starts from the base; `x0` is its first stage."""
+    return dockerfile if "# escape" in dockerfile else f"FROM base AS x0\n{dockerfile}"
+
+
+def files(ours: Tree, theirs: Tree) -> Iterator[str]:
+    """Yield a line for each path that is not the same; times are not compared."""
+    for path in sorted({*ours, *theirs}):
+        mine, other = ours.get(path), theirs.get(path)
+        if mine != other:
+            first = mine.line(path) if mine else f"nothing at {path}"
+            second = other.line(path) if other else f"nothing at {path}"
+            yield f"file {path}: {first} | {second}"
+
+
+def config(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each field that does not mean the same; absent and empty are one."""
+    for name in FIELDS:
+        mine, other = ours.get(name) or None, theirs.get(name) or None
+        if name == "WorkingDir":
+            mine, other = mine or "/", other or "/"
+        if mine != other:
+            yield f"config {name}: {mine} | {other}"
