@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from buildgraph.engine.identify import Identifier
@@ -29,6 +30,7 @@ from buildgraph.oci.unpack import Unpacker
 from buildgraph_cache.store import Store
 
 _CHUNK = 1 << 20
+_FAR = 1 << 40  # seconds: an epoch that cuts nothing
 
 
 class FileExecutor:
@@ -45,6 +47,8 @@ class FileExecutor:
         """`compression` is what blobs are written with when nobody needs the directory."""
         self._store = store
         self._layers = layers
+        # `timestamps: preserve`: no epoch cuts the times that entries bring.
+        self._keeping = LayerStore(store, _FAR, layers.overlay)
         self._identifier = identifier
         self._sources = sources
         self._compression = compression
@@ -54,37 +58,47 @@ class FileExecutor:
         op = work.node.op
         if isinstance(op, MkdirOp):
             facts = self._identifier.mkdir(work.node, op, work.parent)
-            return self._create(work, mkdir_entries(facts))
+            return self._create(work, mkdir_entries(facts), self._layers)
         assert isinstance(op, CopyOp)
         with self._sources.tree(op.source, work.sources):
             selection = self._identifier.selection(work.node, op, work.sources)
             place = self._identifier.destination(work.node, op, work.parent, work.sources)
+            found, layers = entries(op, selection, place), self._layers
+            if op.preserve_times:
+                layers, epoch = self._keeping, layers.epoch
+                found = [e if e.mtime is not None else replace(e, mtime=epoch) for e in found]
             if selection.archives:
-                return self._unpack(work, op, selection, place)
-            return self._create(work, entries(op, selection, place))
+                return self._unpack(work, op, selection, place, found, layers)
+            return self._create(work, found, layers)
 
-    def _create(self, work: Work, found: list[Entry]) -> Layer | None:
+    def _create(self, work: Work, found: list[Entry], layers: LayerStore) -> Layer | None:
         if not found:
             return None
         if work.want_directory:
-            return self._layers.create(found, "directory")
-        return self._layers.create(found, "blob", self._compression)
+            return layers.create(found, "directory")
+        return layers.create(found, "blob", self._compression)
 
     def _unpack(
-        self, work: Work, op: CopyOp, selection: Selection, place: DestFacts
+        self,
+        work: Work,
+        op: CopyOp,
+        selection: Selection,
+        place: DestFacts,
+        found: list[Entry],
+        layers: LayerStore,
     ) -> Layer | None:
         """ADD of archives: plain entries first, then each archive's members over them."""
         below = self._identifier.below(op, work.parent)
         epoch, overlay = self._layers.epoch, self._layers.overlay
         with self._store.new_scratch() as scratch:
-            write_entries(self._layers, entries(op, selection, place), str(scratch.upper))
+            write_entries(layers, found, str(scratch.upper))
             placed = _Placing(below, place)
             for path in selection.archives:
                 tar = TarReader(decompress(_chunks(selection.tree, path)))
                 with Unpacker(scratch.upper, epoch, overlay) as unpacker:
                     unpacker.unpack(placed.members(tar), tar)
             view = self._identifier.view(work.parent)
-            return self._layers.commit(Path(scratch.upper), view)
+            return layers.commit(Path(scratch.upper), view)
 
 
 class _Placing:
