@@ -46,7 +46,15 @@ class Mode:
     content: str | bytes | None = None
 
 
-Files = Mapping[str, "str | bytes | Link | Hard | Mode"]
+@dataclass(frozen=True)
+class Capable:
+    """An executable of a context with the capability to bind low ports; only root can make it."""
+
+    content: str
+
+
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
+Files = Mapping[str, "str | bytes | Link | Hard | Mode | Capable"]
 
 
 def write_files(top: Path, files: Files) -> None:
@@ -65,6 +73,10 @@ def write_files(top: Path, files: Files) -> None:
             case Mode(mode, content):
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
                 path.chmod(mode)
+            case Capable(content):
+                path.write_text(content)
+                path.chmod(0o755)
+                os.setxattr(path, "security.capability", CAPABILITY)
             case _ if name.endswith("/"):
                 path.mkdir(exist_ok=True)
             case str() | bytes():

@@ -11,7 +11,7 @@ import io
 import tarfile
 from dataclasses import dataclass, field
 
-from e2e.building import Files, Hard, Link, Mode
+from e2e.building import Capable, Files, Hard, Link, Mode
 
 BOTH = ("docker", "buildah")
 
@@ -131,6 +131,17 @@ CASES = [
             ),
             Deviation(
                 "docker", r"^file 3: f 4755 .* f 755", "20.10 cuts modes to 0777; 1.5: 0-07777"
+            ),
+        ),
+    ),
+    Case(
+        "capabilities of files",
+        "COPY server /1\nCOPY . /2\nFROM base\nCOPY --from=0 /1 /3\n"
+        "COPY --from=0 --chown=app /2/server /4\nRUN cp /3 /5 && mv /3 /6\n",
+        {"server": Capable("x"), ".dockerignore": "Dockerfile\n"},
+        (
+            Deviation(
+                "docker", r"^file [46]: .* security.capability=", "20.10 loses it; 1.5: copied"
             ),
         ),
     ),

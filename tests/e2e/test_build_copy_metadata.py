@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.building import BOTH, Bench, Link, as_root
+from e2e.building import BOTH, CAPABILITY, Bench, Link, as_root
 from e2e.images import read_archive
 
 
@@ -48,15 +48,14 @@ def test_extended_attributes_are_copied(root_bench: Bench) -> None:
     directory = root_bench.directory({"d/f": "x"}, "FROM scratch\nCOPY d /1\nCOPY d/f /2\n")
     path = root_bench.workspace.path(directory) / "d/f"
     os.setxattr(path, "user.colour", b"blue")
-    capability = bytes.fromhex("0100000200040000000000000000000000000000")
-    os.setxattr(path, "security.capability", capability)
+    os.setxattr(path, "security.capability", CAPABILITY)
     first = root_bench.build_in(directory)
     again = root_bench.build_in(directory, "--no-cache")
     assert first.digest == again.digest
     for name in ("1/f", "2"):
         xattrs = dict(first.image.tree[name].xattrs)
         assert xattrs["user.colour"] == "blue"
-        assert xattrs["security.capability"].encode("utf-8", "surrogateescape") == capability
+        assert xattrs["security.capability"].encode("utf-8", "surrogateescape") == CAPABILITY
 
 
 def test_times_are_the_epoch(root_bench: Bench) -> None:
