@@ -22,7 +22,8 @@ PACKAGES = {
 LEVELS = (
     ("label", "errors", "events", "limits", "filetree", "kernel", "rootpath", ""),
     ("buildgraph_cache",),
-    ("boxfile", "dockerfile", "context", "oci", "sandbox"),
+    ("transport",),
+    ("boxfile", "dockerfile", "context", "fetch", "oci", "sandbox"),
     ("graph",),
     ("engine", "rules"),
     ("cli",),
@@ -45,6 +46,7 @@ DOORS = {
     "networkx": r"buildgraph\.graph\.dag",
     "pyroute2": r"buildgraph\.sandbox\.network.*",
     "rich": r"buildgraph\.cli(\..*)?",
+    "urllib3": r"buildgraph\.transport(\..*)?",
     "xxhash": r"buildgraph_cache(\..*)?",
     "yaml": r"buildgraph\.boxfile(\..*)?",
     "zstandard": r"buildgraph\.oci\..*",
