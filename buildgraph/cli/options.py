@@ -13,6 +13,9 @@ from buildgraph.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# docker's words and ours; rawjson and none are docker's names of json and quiet.
+PROGRESS_MODES = ("auto", "tty", "plain", "json", "quiet", "rawjson", "none")
+
 
 def store_option(command: F) -> F:
     """Add `--store DIR`."""
@@ -29,11 +32,16 @@ def progress_option(command: F) -> F:
     """Add `--progress MODE`."""
     return click.option(
         "--progress",
-        type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
+        type=click.Choice(PROGRESS_MODES),
         default="auto",
         show_default=True,
         help="How to show what goes on.",
     )(command)
+
+
+def progress_mode(word: str) -> str:
+    """Return our word for a mode of `--progress`."""
+    return {"rawjson": "json", "none": "quiet"}.get(word, word)
 
 
 def parse_pairs(
@@ -53,16 +61,3 @@ def parse_pairs(
         elif environ is not None and name in environ:
             out.append((name, environ[name]))
     return tuple(out)
-
-
-def parse_fields(text: str, flag: str) -> dict[str, str]:
-    """Parse `key=value,key=value` as docker's CSV flags have it; a bare first word is `dest`."""
-    out: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise InputError(f"{flag} {text}: expected key=value, found {part!r}")
-        if key in out:
-            raise InputError(f"{flag} {text}: {key} is given twice")
-        out[key] = value
-    return out

@@ -14,7 +14,7 @@ from buildgraph import events as ev
 from buildgraph.cli.build import catch_signals
 from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded, report
-from buildgraph.cli.options import parse_pairs, progress_option, store_option
+from buildgraph.cli.options import parse_pairs, progress_mode, progress_option, store_option
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, assemble
@@ -62,7 +62,7 @@ def command(
         entrypoint,
         network,  # type: ignore[arg-type]  # click holds it to the three words
     )
-    return build_and_run(target, options, Settings(store=store), progress)
+    return build_and_run(target, options, Settings(store=store), progress_mode(progress))
 
 
 def build_and_run(target: str, options: RunOptions, settings: Settings, progress: str) -> int:

@@ -19,7 +19,16 @@ from buildgraph import __version__
 from buildgraph.cli.places import default_store
 
 # Commands that must do their work again, or whose output is not a few lines of text.
-_NOT_ANSWERED = ("--pull", "--no-cache", "-n", "--dry-run", "--progress=json", "json")
+_NOT_ANSWERED = (
+    "--pull",
+    "--no-cache",
+    "-n",
+    "--dry-run",
+    "--progress=json",
+    "json",
+    "--progress=rawjson",
+    "rawjson",
+)
 _ENVIRONMENT = ("SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "HOME")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from buildgraph.engine.fields import parse_bool, parse_fields
 from buildgraph.errors import InputError
 from buildgraph.oci.compress import Compression
 
@@ -34,7 +35,7 @@ def parse_output(text: str) -> Output:
         return Output("tar", "-")
     if "=" not in text:
         return Output("local", os.path.abspath(text))
-    fields = _fields(text)
+    fields = parse_fields(text, "-o")
     kind = fields.pop("type", "")
     if kind in _LATER:
         raise InputError(
@@ -44,7 +45,7 @@ def parse_output(text: str) -> Output:
     if kind not in _TYPES:
         raise InputError(f"-o {text}: unknown type {kind!r}", hint="one of " + ", ".join(_TYPES))
     dest = fields.pop("dest", "")
-    tar = fields.pop("tar", "true").lower() != "false"
+    tar = parse_bool(fields.pop("tar", "true"), f"-o {text}: tar")
     compression = fields.pop("compression", "")
     level = fields.pop("compression-level", "")
     if fields:
@@ -61,16 +62,6 @@ def parse_output(text: str) -> Output:
         compression,
         int(level) if level else None,
     )
-
-
-def _fields(text: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key in fields:
-            raise InputError(f"-o {text}: expected key=value once each, found {part!r}")
-        fields[key] = value
-    return fields
 
 
 def _check_dest(text: str, kind: str, dest: str, tar: bool) -> None:
