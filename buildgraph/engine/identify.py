@@ -23,6 +23,8 @@ from buildgraph.graph.ops import (
     ContextSource,
     CopyOp,
     ExecOp,
+    GitOp,
+    HttpOp,
     ImageOp,
     MkdirOp,
     Node,
@@ -78,6 +80,8 @@ class Identifier:
                 return self._mkdir(node, op, parent)
             case CopyOp():
                 return self._copy(node, op, parent, sources)
+            case HttpOp() | GitOp():
+                raise AssertionError("nothing makes such nodes yet")
             case ImageOp():
                 raise AssertionError("an outside image is known by its digest")
 

@@ -115,7 +115,43 @@ class PackagesOp:
     recipe: str = ""  # the version of what makes a tree of the packages
 
 
-Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp
+@dataclass(frozen=True, slots=True)
+class HttpOp:
+    """One file from an http(s) server: a layer that holds it as `name`, mode 0600.
+
+    `url` says where to ask and takes no part in the key: the key is what the server was found to
+    have (digest, name and, where times are kept, its Last-Modified). With `checksum`
+    ("sha256:...") nothing is asked once the content is known. With `unpack` the layer holds the
+    tree of the archive instead, if the content is one (a build context).
+    """
+
+    url: str  # as expanded; may hold a login, so never show it: see transport.urls.shown
+    name: str  # a plain base name
+    checksum: str | None = None
+    unpack: bool = False
+    preserve_times: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GitOp:
+    """The tree of one commit of a git repository, as a layer.
+
+    `remote` and `ref` say where to ask and take no part in the key: the key is the commit with
+    the options. `checksum` is a commit or the beginning of one that `ref` has to lead to; where
+    it is a whole commit and known, nothing is asked.
+    """
+
+    remote: str  # as expanded, without fragment and query; may hold a login: never show it
+    ref: str = ""  # branch, tag, refs/..., commit; "": the remote's HEAD
+    subdir: str = ""  # relative, normal; "": the whole tree
+    checksum: str | None = None
+    keep_git_dir: bool = False
+    submodules: bool = True
+    fetch_by_commit: bool = False
+    preserve_times: bool = False
+
+
+Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp | HttpOp | GitOp
 
 
 @dataclass(frozen=True, slots=True)
