@@ -231,9 +231,6 @@ class _Loader:
         self._add(name, rule_name, where, entries, others)
 
     def _refuse_rule(self, name: str, where: Location) -> None:
-        if name in schema.LATER_RULES:
-            self.scope.error(f"the rule {name!r} comes in a later version", where)
-            return
         near = self.scope.near(name, self._rules)
         hint = near or "rules: " + ", ".join(sorted(self._rules))
         self.scope.error(f"there is no rule {values.quoted(name)}", where, hint)

@@ -35,6 +35,11 @@ class Int:
 
 
 @dataclass(frozen=True, slots=True)
+class Decimal:
+    """A number above 0 with or without a fraction, kept as text; `0.5`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """A number of bytes: `1048576`, `256M`, `1.5GiB`; units are powers of 1024, as docker's."""
 
@@ -106,16 +111,34 @@ class MapOf:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A mapping of known keys; exactly one of `one_of` must be there."""
+    """A mapping of known keys; exactly one of `one_of` must be there.
+
+    `refused` are keys that other tools have and we never will, each with the reason.
+    """
 
     fields: tuple[Attribute, ...]
     one_of: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ByShape:
+    """One of several types, told apart by how the value is written; None: not in this form.
+
+    With `nothing`, no value at all (`key:`) is one too.
+    """
+
+    scalar: Scalar | None = None
+    sequence: ListOf | None = None
+    mapping: MapOf | Record | None = None
+    nothing: bool = False
 
 
 Scalar = (
     Text
     | Bool
     | Int
+    | Decimal
     | Size
     | Duration
     | Choice
@@ -127,7 +150,7 @@ Scalar = (
     | PackageName
     | PlatformName
 )
-Type = Scalar | ListOf | MapOf | Record
+Type = Scalar | ListOf | MapOf | Record | ByShape
 
 # What a key is when nobody wrote it: parsed data, as `Value.data` would hold it.
 Default = bool | int | str | tuple[()] | None
@@ -277,4 +300,3 @@ WORKSPACE: Final = Record(
 LATER_FILE: Final = ("package", "load")
 LATER_WORKSPACE: Final = ("rules",)
 LATER_TARGET: Final = ("extends", "matrix", "visibility", "srcs", "exclude")
-LATER_RULES: Final = ("smoke",)

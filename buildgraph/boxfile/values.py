@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -20,6 +20,7 @@ from buildgraph.errors import InputError, Location, did_you_mean
 from buildgraph.label import join, parse_label, parse_pattern
 
 _INT: Final = re.compile(r"[-+]?[0-9]+")
+_DECIMAL: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
 _PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9]+)?")
@@ -75,6 +76,7 @@ class Keys:
     others: tuple[str, ...] = ()
     extensions: bool = False  # `x-*` is left alone
     prefix: str = ""  # of the names in messages: "secrets."
+    refused: Mapping[str, str] = field(default_factory=dict)  # key -> why there will be none
 
 
 def parse_fields(
@@ -106,6 +108,9 @@ def parse_fields(
 
 
 def _refuse_key(key: yaml.Scalar, keys: Keys, scope: Scope) -> None:
+    if key.text in keys.refused:
+        scope.error(f"{keys.prefix}{key.text} is refused", key.where, keys.refused[key.text])
+        return
     if key.text in keys.later:
         scope.error(f"{quoted(key.text)} comes in a later version", key.where)
         return
@@ -124,11 +129,32 @@ def parse_value(node: yaml.Node, kind: schema.Type, name: str, scope: Scope) -> 
             return _map(node, kind, name, scope)
         case schema.Record():
             return _record(node, kind, name, scope)
+        case schema.ByShape():
+            return _by_shape(node, kind, name, scope)
         case _:
             if isinstance(node, yaml.Scalar) and not node.empty:
                 return _scalar(node, kind, name, scope)
             _wrong(node, kind, name, scope)
             return None
+
+
+def _by_shape(node: yaml.Node, kind: schema.ByShape, name: str, scope: Scope) -> Value | None:
+    if isinstance(node, yaml.Scalar) and node.empty and kind.nothing:
+        return Value(None, node.where)
+    chosen: schema.Type | None
+    match node:
+        case yaml.Scalar():
+            chosen = None if node.empty else kind.scalar
+        case yaml.Sequence():
+            chosen = kind.sequence
+        case yaml.Mapping():
+            chosen = kind.mapping
+        case _:
+            assert_never(node)
+    if chosen is not None:
+        return parse_value(node, chosen, name, scope)
+    _wrong(node, kind, name, scope)
+    return None
 
 
 def _list(node: yaml.Node, kind: schema.ListOf, name: str, scope: Scope) -> Value | None:
@@ -173,7 +199,7 @@ def _record(node: yaml.Node, kind: schema.Record, name: str, scope: Scope) -> Va
     if not isinstance(node, yaml.Mapping):
         _wrong(node, kind, name, scope)
         return None
-    keys = Keys(kind.fields, f"an entry of {name}", prefix=f"{name}.")
+    keys = Keys(kind.fields, f"an entry of {name}", prefix=f"{name}.", refused=dict(kind.refused))
     before = len(scope.errors)
     fields = parse_fields(node.entries, keys, node.where, scope)
     if kind.one_of and len(scope.errors) == before:
@@ -206,6 +232,8 @@ def _parse(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> D
             return _bool(node, name, scope)
         case schema.Int():
             return _int(node, kind, name, scope)
+        case schema.Decimal():
+            return _decimal(node, name, scope)
         case schema.Size():
             return _size(node, name, scope)
         case schema.Duration():
@@ -263,6 +291,12 @@ def _int(node: yaml.Scalar, kind: schema.Int, name: str, scope: Scope) -> int:
             f"{name}: {number} is not between {kind.minimum} and {kind.maximum}", node.where
         )
     return number
+
+
+def _decimal(node: yaml.Scalar, name: str, scope: Scope) -> str:
+    if len(node.text) > 20 or not _DECIMAL.fullmatch(node.text) or float(node.text) <= 0:
+        _wrong(node, schema.Decimal(), name, scope)
+    return node.text
 
 
 def _size(node: yaml.Scalar, name: str, scope: Scope) -> int:
@@ -419,6 +453,9 @@ def _wanted(kind: schema.Type) -> str:
             return "one of " + ", ".join(kind.values)
         case schema.ListOf(single=True):
             return f"{_wanted(kind.item)} or a list of such"
+        case schema.ByShape():
+            ways = (kind.scalar, kind.sequence, kind.mapping)
+            return " or ".join(_wanted(way) for way in ways if way is not None)
         case _:
             return _WORDS[type(kind)]
 
@@ -426,6 +463,7 @@ def _wanted(kind: schema.Type) -> str:
 _WORDS: Final[dict[type[schema.Type], str]] = {
     schema.Bool: "true or false",
     schema.Int: "a whole number",
+    schema.Decimal: "a number above 0",
     schema.Size: "a size such as 256M",
     schema.Duration: "a duration such as 30s",
     schema.LabelRef: "a label",

@@ -14,6 +14,7 @@ from buildgraph.boxfile import loader, schema, yaml
 from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
 from buildgraph.boxfile.loader import BOXFILE, Header, Package, in_package
+from buildgraph.boxfile.smoke_schema import SMOKE
 from buildgraph.boxfile.target import (
     DirContext,
     DockerfileAt,
@@ -47,7 +48,9 @@ class Workspace:
 
     def __init__(self, root: str, rules: Mapping[str, schema.RuleSpec]):
         self.root = os.path.realpath(root)
-        self.rules: Mapping[str, schema.RuleSpec] = MappingProxyType({**rules, **schema.BUILT_IN})
+        self.rules: Mapping[str, schema.RuleSpec] = MappingProxyType(
+            {**rules, **schema.BUILT_IN, SMOKE.name: SMOKE}
+        )
         self._files = Files(self.root)
         self._packages: dict[str, Package] = {}
         self._failed: dict[str, InputError] = {}
