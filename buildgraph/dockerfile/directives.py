@@ -64,6 +64,8 @@ def read_directives(lines: list[str], path: str) -> tuple[Directives, int, list[
         except InputError as error:
             errors.append(error)
     syntax = found.get("syntax")
+    if lines[0].startswith("#!"):  # only the search for a frontend looks past such a line
+        syntax = detect_syntax("\n".join(lines[:16]))
     directives = Directives(
         syntax=syntax.split()[0] if syntax else None,
         escape=escape,
@@ -90,6 +92,36 @@ def detect_syntax(text: str) -> str | None:
             if match.group(1).lower() == "syntax":
                 return match.group(2).split()[0]
     return _json_syntax(text)
+
+
+def check_frontend(directives: Directives, path: str, override: str = "") -> None:
+    """Refuse a file that asks for another language than the one that is built in.
+
+    `override` is the build argument BUILDKIT_SYNTAX, which beats `# syntax=`. Raises InputError.
+    """
+    syntax = (override.split() or [""])[0] or directives.syntax
+    if not syntax or is_built_in(syntax):
+        return
+    if override:
+        where = Location("--build-arg BUILDKIT_SYNTAX")
+    else:
+        where = dict(directives.where).get("syntax", Location(path, 1))
+    raise InputError(
+        f"the file is written for the frontend {quote(syntax)}, which is not fetched",
+        where,
+        "the Dockerfile language is built in: docker/dockerfile:1 and its labs channel",
+    )
+
+
+def is_built_in(syntax: str) -> bool:
+    """Say whether an image name means the language that is built in, a mirror's copy as well."""
+    name, _, digest = syntax.partition("@")
+    repository, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        repository, tag = name, ""
+    if not re.search(r"(?:^|/)docker/dockerfile(?:-upstream)?$", repository):
+        return False
+    return bool(digest) or re.match(r"(?:[2-9]|1[0-9])", tag) is None
 
 
 def parse_check_options(text: str, where: Location) -> CheckOptions:

@@ -26,6 +26,7 @@ from buildgraph.boxfile.target import (
     image_target,
 )
 from buildgraph.boxfile.workspace import Workspace
+from buildgraph.dockerfile.directives import check_frontend
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.dockerfile.parser import parse
 from buildgraph.engine.images import LAYOUT, split_layout
@@ -82,6 +83,7 @@ class Prepared:
     targets: dict[str, Target]
     warnings: list[tuple[str, Location | None]] = field(default_factory=list)
     observed: list[str] = field(default_factory=list)
+    inputs: tuple[TargetInput, ...] = ()  # each image target, once a platform
 
 
 class Preparer:
@@ -109,6 +111,7 @@ class Preparer:
         self._images: dict[tuple[str, Platform], ResolvedImage] = {}
         self._parsed: dict[str, Dockerfile] = {}
         self._ignores: dict[tuple[str, str], ContextSpec] = {}
+        self._inputs: list[TargetInput] = []
         self._lowering = Lowering(self._image, self._ensure)
         self.observed: list[str] = []
         self.warnings: list[tuple[str, Location | None]] = []
@@ -138,8 +141,25 @@ class Preparer:
         self._check_args(wanted)
         self.observed.extend(self._workspace.files_read)
         return Prepared(
-            self._lowering.graph(), plans, self._chains, self._targets, self.warnings, self.observed
+            self._lowering.graph(),
+            plans,
+            self._chains,
+            self._targets,
+            self.warnings,
+            self.observed,
+            tuple(self._inputs),
         )
+
+    def read(self, label: Label, *, requested: bool) -> list[TargetInput]:
+        """Return an image target with all that its Dockerfile is read with, once a platform.
+
+        Nothing is lowered and no image is asked for. The overrides count where it is `requested`.
+        Raises InputError.
+        """
+        if requested:
+            self._requested.add(str(label))
+        target = image_target(self._workspace.target(label))
+        return [self._input(target, platform) for platform in self._own_platforms(label)]
 
     # -- which targets, on which platforms -----------------------------------------------
 
@@ -200,6 +220,7 @@ class Preparer:
             self._targets[label] = target
         if target.rule == "image":
             spec = self._input(image_target(target), platform)
+            self._inputs.append(spec)
             return self._lowering.add_image(spec)
         if target.rule == "group":
             raise InputError(f"{label} is a group and has no files of its own", target.where)
@@ -227,6 +248,7 @@ class Preparer:
         for key, value in overrides.contexts:
             bindings[key.removesuffix(":latest").lower()] = self._parse_context(value)
         args = {a.name: a.value for a in target.args} | dict(overrides.args)
+        check_frontend(dockerfile.directives, dockerfile.path, args.get("BUILDKIT_SYNTAX", ""))
         build = BuildArgs(args, platform, self._host, self._epoch, frozenset(bindings))
         return TargetInput(
             name,
