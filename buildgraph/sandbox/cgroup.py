@@ -147,10 +147,20 @@ class SlotGroup:
         pids = self._grown("pids", "pids.events", "pids.events", "max")
         return oom, pids
 
+    def kills(self) -> int:
+        """Return how many processes were killed for memory so far, `events` apart."""
+        return self._count("memory", "memory.oom_control", "memory.events", "oom_kill")
+
     def _grown(self, controller: str, name_v1: str, name_v2: str, key: str) -> bool:
+        count = self._count(controller, name_v1, name_v2, key)
+        before = self.counts.get(controller, 0)
+        self.counts[controller] = count
+        return count > before
+
+    def _count(self, controller: str, name_v1: str, name_v2: str, key: str) -> int:
         directory = self.directories.get(controller)
         if directory is None:
-            return False
+            return 0
         name = name_v2 if self.versions[controller] == 2 else name_v1
         count = 0
         with contextlib.suppress(OSError):
@@ -158,9 +168,7 @@ class SlotGroup:
                 word, _, number = line.partition(" ")
                 if word == key:
                     count = int(number)
-        before = self.counts.get(controller, 0)
-        self.counts[controller] = count
-        return count > before
+        return count
 
 
 class ControlGroups:

@@ -25,7 +25,7 @@ from typing import Any, Final, NoReturn
 
 from buildgraph import kernel as k
 from buildgraph.sandbox.rootfs import RootBuilder
-from buildgraph.sandbox.step import Init
+from buildgraph.sandbox.step import Init, Joined
 from buildgraph.sandbox.wire import receive, send
 
 _NAMESPACES: Final = (
@@ -167,6 +167,24 @@ def _write(path: str, text: str) -> None:
 # -- slot --------------------------------------------------------------------------------------
 
 
+class Joining:
+    """A process that joined a container: whom to tell, and what is known of it."""
+
+    def __init__(self, sock: _socket.socket, pid: int, pidfd: int, status: int):
+        self.sock = sock
+        self.pid = pid
+        self.pidfd = pidfd
+        self.status = status
+        self.line = ""
+
+    def close(self) -> None:
+        """Let go of everything; the process has been reaped."""
+        self.sock.close()
+        os.close(self.pidfd)
+        if self.status >= 0:
+            os.close(self.status)
+
+
 class Slot:
     """Runs one container at a time for one thread of the host."""
 
@@ -179,14 +197,20 @@ class Slot:
         if config["cgroup"]:
             self.cgroup = os.open(config["cgroup"], os.O_PATH | os.O_DIRECTORY)
         self.isolated = -1
+        self.own_pids = -1
+        self.joined: dict[int, Joining] = {}  # by pidfd
         gc.freeze()  # the collector would touch, and so copy, every page in each child
 
     def serve(self) -> NoReturn:
         """Run what is asked until the host is gone."""
         while True:
-            plan, fds = receive(self.sock)
-            if plan is None:
+            message, fds = receive(self.sock)
+            if message is None:
                 os._exit(0)
+            kind, plan = message
+            if kind != "run":
+                _refuse(fds, "error the container has ended")
+                continue
             try:
                 line = self._run(plan, fds)
             except OSError as error:
@@ -198,18 +222,15 @@ class Slot:
 
     def _run(self, plan: dict[str, Any], fds: list[int]) -> str:
         status_reader, status_writer = os.pipe()
-        output, rest = fds[0], fds[1:]
-        stdin = rest.pop(0) if plan["stdin"] else -1
-        netns = rest.pop(0) if plan["netns"] == "fd" else self._own_netns(plan["netns"])
         zygote = self.zygote
         try:
+            netns = fds[-1] if plan["netns"] == "fd" else self._own_netns(plan["netns"])
             pid, pidfd = k.clone(_NAMESPACES, cgroup=self.cgroup)
             if pid == 0:
                 builder = RootBuilder(
                     plan, zygote.scratch, zygote.store, zygote.base, zygote.userns
                 )
-                init = Init(plan, builder, stdin=stdin, output=output, status=status_writer)
-                init.run(netns)
+                Init(plan, builder, fds, status_writer).run(netns)
         finally:
             os.close(status_writer)
             for fd in fds:
@@ -219,6 +240,7 @@ class Slot:
             return self._wait(pid, pidfd, status_reader)
         except OSError:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # not reaped yet, so it is the same one
+            self._drop_joined()
             os.waitpid(pid, 0)
             raise
         finally:
@@ -226,21 +248,110 @@ class Slot:
             os.close(pidfd)
 
     def _wait(self, pid: int, pidfd: int, status: int) -> str:
-        """Return the status line once every process of the container is gone."""
+        """Return the status line once every process of the container is gone.
+
+        That of process 1 is the last to become readable: the kernel ends it only when its
+        namespace is empty, pid_namespaces(7), and those who joined it are reaped here.
+        """
         poll = select.poll()
-        poll.register(self.sock.fileno(), select.POLLIN)
-        poll.register(pidfd, select.POLLIN)
-        ready = poll.poll()
-        if not any(fd == pidfd for fd, _ in ready):
-            os.kill(pid, signal.SIGKILL)  # the host is gone: it sends nothing in the meantime
-        # Returns only when the last process of the pid namespace is dead, pid_namespaces(7).
+        for fd in (self.sock.fileno(), pidfd, status):
+            poll.register(fd, select.POLLIN)
+        line = ""
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if status in ready:
+                poll.unregister(status)
+                line = _text(status)
+                if not line or line.startswith("running"):
+                    send(self.sock, ("running", pid))
+                    line = line.partition("\n")[2]
+            for fd in ready:
+                if fd in self.joined:
+                    self._follow_joined(fd, poll)
+            if pidfd in ready:
+                break
+            if self.sock.fileno() in ready and not self._take_joining(pidfd, poll):
+                os.kill(pid, signal.SIGKILL)  # the host is gone: it sends nothing in the meantime
+                poll.unregister(self.sock.fileno())
+        self._drop_joined()
         _, code = os.waitpid(pid, 0)
-        line = os.read(status, 4096).decode(errors="surrogateescape")
-        if line:
-            return line
-        if os.WIFSIGNALED(code):
-            return f"signal {os.WTERMSIG(code)}"
-        return "error the sandbox ended without a word"
+        return line or _text(status) or _ended(code)
+
+    # -- processes that join ---------------------------------------------------------------------
+
+    def _take_joining(self, container: int, poll: select.poll) -> bool:
+        """Start what the host asks for; False when the host is gone."""
+        message, fds = receive(self.sock)
+        if message is None:
+            return False
+        sock, rest = _socket.socket(fileno=fds[0]), fds[1:]
+        status_reader, status_writer = os.pipe()
+        try:
+            pid, pidfd = self._clone_into(container)
+            if pid == 0:
+                zygote = self.zygote
+                Joined(message[1], rest, status_writer, zygote.base, zygote.userns).run(container)
+        except OSError as error:
+            os.close(status_reader)
+            _refuse([sock.detach()], f"error joining the container: {error}")
+            return True
+        finally:
+            os.close(status_writer)
+            for fd in rest:
+                os.close(fd)
+        one = Joining(sock, pid, pidfd, status_reader)
+        for fd in (sock.fileno(), pidfd, status_reader):
+            self.joined[fd] = one
+            poll.register(fd, select.POLLIN)
+        _tell(sock, ("started", pid), (pidfd,))
+        return True
+
+    def _clone_into(self, container: int) -> tuple[int, int]:
+        """Fork a child that lives in the container's pid namespace, all else as here."""
+        if self.own_pids < 0:
+            self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        k.setns(container, k.CLONE_NEWPID)
+        pid, pidfd = -1, -1
+        try:
+            pid, pidfd = k.clone(0, cgroup=self.cgroup)
+            return pid, pidfd
+        finally:
+            if pid:
+                k.setns(self.own_pids, k.CLONE_NEWPID)
+
+    def _follow_joined(self, fd: int, poll: select.poll) -> None:
+        one = self.joined[fd]
+        if fd == one.status:
+            one.line = _text(fd)
+            if not one.line:
+                _tell(one.sock, ("running", one.pid))
+            self._forget(fd, poll)
+            os.close(fd)
+            one.status = -1
+        elif fd == one.pidfd:
+            self._reap(one, poll)
+        else:  # the host wants nothing more of it
+            self._forget(fd, poll)
+            signal.pidfd_send_signal(one.pidfd, signal.SIGKILL)
+
+    def _forget(self, fd: int, poll: select.poll | None) -> None:
+        if self.joined.pop(fd, None) is not None and poll is not None:
+            poll.unregister(fd)
+
+    def _reap(self, one: Joining, poll: select.poll | None) -> None:
+        _, code = os.waitpid(one.pid, 0)
+        if one.status >= 0:
+            one.line = _text(one.status)
+        _tell(one.sock, ("done", one.line or _ended(code)))
+        for fd in (one.sock.fileno(), one.pidfd, one.status):
+            self._forget(fd, poll)
+        one.close()
+
+    def _drop_joined(self) -> None:
+        """Reap those who ended together with process 1, or make them end."""
+        for one in set(self.joined.values()):
+            signal.pidfd_send_signal(one.pidfd, signal.SIGKILL)
+            self._reap(one, None)
 
     def _own_netns(self, kind: str) -> int:
         """Return this slot's isolated network namespace, made at its first use; -1 = the host's."""
@@ -249,6 +360,32 @@ class Slot:
         if self.isolated < 0:
             self.isolated = new_netns(self.zygote.userns)
         return self.isolated
+
+
+def _text(fd: int) -> str:
+    return os.read(fd, 4096).decode(errors="surrogateescape")
+
+
+def _ended(code: int) -> str:
+    if os.WIFSIGNALED(code):
+        return f"signal {os.WTERMSIG(code)}"
+    return f"exit {os.WEXITSTATUS(code)}"
+
+
+def _tell(sock: _socket.socket, message: tuple[Any, ...], fds: tuple[int, ...] = ()) -> None:
+    try:
+        send(sock, message, fds)
+    except OSError:
+        pass  # it wants to know nothing more
+
+
+def _refuse(fds: list[int], line: str) -> None:
+    """Answer a request that cannot be met, on its own socket."""
+    sock = _socket.socket(fileno=fds[0])
+    _tell(sock, ("done", line))
+    sock.close()
+    for fd in fds[1:]:
+        os.close(fd)
 
 
 def new_netns(userns: int) -> int:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +20,15 @@ from typing import Any, Final
 
 from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
+from buildgraph.sandbox.container import Container, window_of
 from buildgraph.sandbox.network import NetworkPool, resolv_conf
-from buildgraph.sandbox.plan import ID_BASE, Machine, ids_of_this_process, make_plan
-from buildgraph.sandbox.running import ExitStatus, Output, Running
-from buildgraph.sandbox.spec import SandboxSpec
+from buildgraph.sandbox.plan import ID_BASE, Machine, ids_of_this_process, make_plan, make_rights
+from buildgraph.sandbox.running import ExitStatus, Output, Running, Streams
+from buildgraph.sandbox.spec import Limits, SandboxSpec
 from buildgraph.sandbox.syscalls import MACHINES
 from buildgraph.sandbox.wire import receive, send
 
-__all__ = ["MAX_LAYERS", "ExitStatus", "Output", "SandboxHost"]
+__all__ = ["MAX_LAYERS", "Container", "ExitStatus", "Output", "SandboxHost"]
 
 MAX_LAYERS: Final = 990  # what two stacked overlays hold, less a few of our own
 
@@ -107,7 +109,7 @@ class SandboxHost:
         self._preparing.start()
 
     def close(self) -> None:
-        """End and remove everything. Idempotent; no `run` may be under way."""
+        """End and remove everything. Idempotent; nothing may be running."""
         if self._preparing is not None:
             self._preparing.join()
             self._preparing = None
@@ -135,77 +137,126 @@ class SandboxHost:
         cancel: threading.Event | None = None,
         stdin: int | None = None,
         netns: int | None = None,
+        *,
+        errors: Output | None = None,
     ) -> ExitStatus:
         """Run a container to its end and return how it ended.
 
-        `output` gets what it writes, in this thread, up to the limit of the log. When `run`
+        As `start` and `wait`, but `output` and `errors` are called in this thread. When `run`
         returns, every process of the container is dead and nothing is mounted: `upper` is at
-        rest. A set `cancel` ends it within a second. `stdin` is an fd (default /dev/null);
-        `netns` the fd of a network namespace to join instead of the spec's. Raises HostError
-        where the sandbox itself could not be made.
+        rest. A set `cancel` ends it within a second. Raises HostError where the sandbox itself
+        could not be made.
         """
-        self._check_ids(spec)
+        running, release = self._begin(spec, Streams(output, errors, stdin), netns, cancel)
+        status = None
+        try:
+            status = running.finish()
+        finally:
+            status = release(status)
+        assert status is not None
+        return status
+
+    def start(
+        self,
+        spec: SandboxSpec,
+        output: Output,
+        *,
+        errors: Output | None = None,
+        stdin: int | None = None,
+        netns: int | None = None,
+        tty: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Container:
+        """Start a container and return it once its command has been exec'd, or has ended.
+
+        `output` gets what it writes, in a thread of the container's own, up to the limit of the
+        log; `errors` what it writes to standard error, where that is wanted apart. `stdin` is an
+        fd (default /dev/null), with `spec.tty` what is typed at its terminal; `tty` is the fd of
+        a terminal whose size its own takes. `netns` is the fd of a network namespace to join
+        instead of the spec's. Raises HostError where the sandbox itself could not be made.
+        """
+        window = (0, 0) if tty is None else window_of(tty)
+        streams = Streams(output, None if spec.tty else errors, stdin, window)
+        running, release = self._begin(spec, streams, netns, cancel)
+        rights = make_rights(
+            spec, self._ids, self._machine, count_processes=not self._groups.limits("pids")
+        )
+
+        def join(
+            plan: dict[str, Any],
+            streams: Streams,
+            limits: Limits,
+            cancel: threading.Event | None,
+        ) -> Running:
+            self._check_who(plan["uid"], plan["gid"], plan["groups"])
+            return _join(running.sock, {**rights, **plan}, streams, limits, cancel)
+
+        return Container(spec, running, join=join, release=release)
+
+    def _begin(
+        self,
+        spec: SandboxSpec,
+        streams: Streams,
+        netns: int | None,
+        cancel: threading.Event | None,
+    ) -> tuple[Running, Callable[[ExitStatus | None], ExitStatus | None]]:
+        """Start a container; return it and what is to be called once it has ended."""
+        self._check_who(spec.uid, spec.gid, spec.groups)
         _check_machine(spec)
         self._ensure_started()
         borrowed = self._network.take() if netns is None and spec.network == "default" else None
+        joined = borrowed if netns is None else netns
+        slot: _Slot | None = None
+        running: Running | None = None
+
+        def release(status: ExitStatus | None) -> ExitStatus | None:
+            if slot is not None and running is not None and running.answered:
+                oom, pids = slot.group.events()
+                if status is not None:
+                    status = replace(status, oom=oom, pids_limit=pids)
+                self._give(slot)
+            elif slot is not None:
+                self._drop(slot)
+            if borrowed is not None:
+                self._network.give_back(borrowed)
+            return status
+
         try:
-            joined = borrowed if netns is None else netns
+            slot = self._take()
+            try:
+                slot.group.apply(spec.limits, spec.limits.memory or self.memory)
+            except OSError as error:
+                raise HostError(f"the limits of the step cannot be set: {error}") from error
             plan = make_plan(
                 spec,
                 self._ids,
                 self._machine,
                 dns=_dns(spec),
-                stdin=stdin is not None and not spec.tty,
+                stdin=streams.stdin is not None and not spec.tty,
+                errors=streams.errors is not None,
                 netns=spec.network if joined is None else "fd",
                 count_processes=not self._groups.limits("pids"),
             )
-            return self._run(spec, plan, output, cancel, stdin, joined)
-        finally:
-            if borrowed is not None:
-                self._network.give_back(borrowed)
+            running = Running(slot.sock, spec.limits, streams, tty=spec.tty, cancel=cancel)
+            extra = () if joined is None else (joined,)
+            sock = slot.sock
+            running.begin(lambda fds: send(sock, ("run", plan), (*fds, *extra)))
+        except BaseException:
+            release(None)
+            raise
+        return running, release
 
-    def _run(
-        self,
-        spec: SandboxSpec,
-        plan: dict[str, Any],
-        output: Output,
-        cancel: threading.Event | None,
-        stdin: int | None,
-        netns: int | None,
-    ) -> ExitStatus:
-        slot = self._take()
-        healthy = False
-        try:
-            try:
-                slot.group.apply(spec.limits, spec.limits.memory or self.memory)
-            except OSError as error:
-                raise HostError(f"the limits of the step cannot be set: {error}") from error
-            running = Running(slot.sock, spec.limits, output, cancel, stdin)
-            try:
-                status = running.run(plan, netns)
-            except HostError:
-                healthy = running.answered
-                raise
-            healthy = True
-            oom, pids = slot.group.events()
-            return replace(status, oom=oom, pids_limit=pids)
-        finally:
-            if healthy:
-                self._give(slot)
-            else:
-                self._drop(slot)
-
-    def _check_ids(self, spec: SandboxSpec) -> None:
+    def _check_who(self, uid: int, gid: int, groups: Sequence[int]) -> None:
         """Refuse ids that no container has here, before the kernel does so without a word."""
-        if not self._ids.has(uid=spec.uid) or not self._ids.has(gid=spec.gid):
+        if not self._ids.has(uid=uid) or not self._ids.has(gid=gid):
             hint = None
             if not self._ids.root:
                 hint = "give your user a range in /etc/subuid and /etc/subgid (`buildgraph doctor`)"
-            raise HostError(f"user {spec.uid}:{spec.gid} does not exist in the sandbox", hint=hint)
-        missing = [group for group in spec.groups if not self._ids.has(gid=group)]
+            raise HostError(f"user {uid}:{gid} does not exist in the sandbox", hint=hint)
+        missing = [group for group in groups if not self._ids.has(gid=group)]
         if missing and self._ids.root:
             raise HostError(f"group {missing[0]} does not exist in the sandbox")
-        if missing or (spec.groups and not self._ids.setgroups):
+        if missing or (groups and not self._ids.setgroups):
             text = "supplementary groups are left out: this user has no range of group ids"
             if text not in self._warnings:
                 self._warnings.append(text)
@@ -293,9 +344,24 @@ class SandboxHost:
         return fds
 
 
+def _join(
+    slot: socket.socket,
+    plan: dict[str, Any],
+    streams: Streams,
+    limits: Limits,
+    cancel: threading.Event | None,
+) -> Running:
+    """Start one more process in the container that `slot` runs."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    running = Running(ours, limits, streams, tty=plan["tty"], cancel=cancel, own=True)
+    with theirs:
+        running.begin(lambda fds: send(slot, ("exec", plan), (theirs.fileno(), *fds)))
+    return running
+
+
 def _check_machine(spec: SandboxSpec) -> None:
     machine = os.uname().machine
-    if spec.seccomp and machine not in MACHINES:
+    if spec.filtered and machine not in MACHINES:
         raise HostError(
             f"there is no list of system calls for {machine}",
             hint=f"containers run on {' and '.join(MACHINES)}",

@@ -6,11 +6,21 @@ A plan is a dict of plain values (wire.py): the child imports neither dataclasse
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from buildgraph.sandbox.seccomp import compile_filter
-from buildgraph.sandbox.spec import CAPABILITIES, Bind, FileMount, Mount, OverlayMount, SandboxSpec
+from buildgraph.sandbox.spec import (
+    CAPABILITIES,
+    ULIMITS,
+    Bind,
+    FileMount,
+    Limits,
+    Mount,
+    OverlayMount,
+    SandboxSpec,
+)
 from buildgraph.sandbox.spec import Tmpfs as TmpfsMount
 
 ID_BASE: Final = 0x60000000  # far above what user databases and container tools hand out
@@ -20,6 +30,7 @@ ID_COUNT: Final = 1 << 30
 _EVERYTHING: Final = (0, 0, 2**32 - 1)
 _TTY_GROUP: Final = 5
 _MKNOD: Final = 1 << CAPABILITIES.index("MKNOD")
+_SYS_ADMIN: Final = 1 << CAPABILITIES.index("SYS_ADMIN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,50 +103,74 @@ def make_plan(
     stdin: bool,
     netns: str,
     count_processes: bool,
+    errors: bool = False,
 ) -> dict[str, Any]:
     """Return the plan. `netns` is none, host or fd; `dns` the text of /etc/resolv.conf.
 
     `count_processes` asks for a limit on processes without a control group: the kernel then counts
-    those of all containers of one user together.
+    those of all containers of one user together. `stdin` and `errors` say which fds come along.
     """
-    mask = spec.capability_mask
-    if ids.root and not machine.userns:
-        mask &= ~_MKNOD  # void in a user namespace; here it would open the host's devices
-    limits = spec.limits
-    soft, hard = limits.nofile
-    rlimits = [("RLIMIT_NOFILE", soft, hard), ("RLIMIT_CORE", limits.core, limits.core)]
-    if count_processes and limits.pids is not None:
-        rlimits.append(("RLIMIT_NPROC", limits.pids, limits.pids))
+    rights = make_rights(spec, ids, machine, count_processes=count_processes)
     return {
+        **rights,
+        **process_plan(spec.args, dict(spec.env), spec.cwd, spec.uid, spec.gid),
+        "groups": [group for group in spec.groups if ids.has(gid=group)],
+        "stdin": stdin,
+        "errors": errors,
+        "tty": spec.tty,
         "lowers": list(spec.lowers),
         "upper": spec.upper,
         "work": spec.work,
-        "args": list(spec.args),
-        "env": dict(spec.env),
-        "cwd": spec.cwd,
-        "uid": spec.uid,
-        "gid": spec.gid,
-        "groups": [group for group in spec.groups if ids.has(gid=group)],
-        "setgroups": ids.setgroups,
         "hostname": spec.hostname,
         "mounts": [_mount(mount) for mount in sorted(spec.mounts, key=_depth)],
         "files": _files(spec, dns),
         "netns": netns,
-        "stdin": stdin,
-        "tty": spec.tty,
-        "capabilities": mask,
-        "filter": compile_filter(os.uname().machine, mask) if spec.seccomp else b"",
-        "no_new_privs": spec.no_new_privs,
         "read_only_root": spec.read_only_root or spec.upper is None,
-        "masked": list(spec.masked),
-        "readonly": list(spec.readonly),
-        "rlimits": rlimits,
-        "shm": limits.shm,
+        "masked": [] if spec.insecure else list(spec.masked),
+        "readonly": [] if spec.insecure else list(spec.readonly),
+        "writable_sys": spec.insecure,
+        "shm": spec.limits.shm,
         "mknod": ids.root,
-        "tty_gid": machine.base + _TTY_GROUP if ids.has(gid=_TTY_GROUP) else None,
         "userxattr": not ids.root,
         "legacy_overlay": machine.legacy_overlay,
+        "init": spec.init,
+        "make_cwd": spec.make_cwd and spec.upper is not None,
     }
+
+
+def make_rights(
+    spec: SandboxSpec, ids: Ids, machine: Machine, *, count_processes: bool
+) -> dict[str, Any]:
+    """Return what every process of the container may do, its first and those that join it."""
+    mask = spec.capability_mask
+    if ids.root and not machine.userns and not spec.insecure:
+        mask &= ~_MKNOD  # void in a user namespace; here it would open the host's devices
+    return {
+        "setgroups": ids.setgroups,
+        "capabilities": mask,
+        "filter": compile_filter(os.uname().machine, mask) if spec.filtered else b"",
+        "no_new_privs": spec.no_new_privs,
+        "rlimits": _rlimits(spec.limits, count_processes=count_processes),
+        "tty_gid": machine.base + _TTY_GROUP if ids.has(gid=_TTY_GROUP) else None,
+        # mount(2) and sethostname(2) ask for rights over the namespace that owns what they change
+        "own_namespaces": bool(mask & _SYS_ADMIN),
+    }
+
+
+def process_plan(
+    args: Sequence[str], env: Mapping[str, str], cwd: str, uid: int, gid: int
+) -> dict[str, Any]:
+    """Return what one process is."""
+    return {"args": list(args), "env": dict(env), "cwd": cwd, "uid": uid, "gid": gid}
+
+
+def _rlimits(limits: Limits, *, count_processes: bool) -> list[tuple[int, int, int]]:
+    """Return (number, soft, hard), -1 = none, getrlimit(2)."""
+    wanted = {"nofile": limits.nofile, "core": (limits.core, limits.core)}
+    if count_processes and limits.pids is not None:
+        wanted["nproc"] = (limits.pids, limits.pids)
+    wanted |= {name: (soft, hard) for name, soft, hard in limits.ulimits}
+    return [(ULIMITS[name], soft, hard) for name, (soft, hard) in wanted.items()]
 
 
 def _depth(mount: Mount) -> int:
@@ -147,8 +182,8 @@ def _mount(mount: Mount) -> tuple[Any, ...]:
     match mount:
         case Bind(source, target, read_only):
             return ("bind", target, os.path.realpath(source), read_only)
-        case TmpfsMount(target, size, mode):
-            return ("tmpfs", target, size, mode)
+        case TmpfsMount(target, size, mode, uid, gid, noexec, read_only):
+            return ("tmpfs", target, size, mode, uid, gid, noexec, read_only)
         case OverlayMount(lowers, target):
             return ("overlay", target, list(lowers))
         case FileMount(target, content, mode, uid, gid):

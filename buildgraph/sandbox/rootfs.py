@@ -92,6 +92,8 @@ class RootBuilder:
             fd = sources[index] if sources[index] >= 0 else self._new_mount(mount, index)
             k.move_mount(fd, self._again(mount[1]))
             os.close(fd)
+        if plan["make_cwd"]:
+            self._make_cwd(plan["cwd"])
         if plan["read_only_root"]:
             k.mount_setattr(self.root, set_=k.MOUNT_ATTR_RDONLY)
         self.doing = "changing the root"
@@ -263,6 +265,20 @@ class RootBuilder:
             _copy_attributes(f"/proc/self/fd/{fd}", here)
             os.close(fd)
 
+    def _make_cwd(self, cwd: str) -> None:
+        """Make what is missing of the working directory, its links followed inside the root."""
+        self.doing = f"making the working directory {cwd}"
+        here = ""
+        for part in _canonical(self.root, cwd):
+            above, here = here or "/", f"{here}/{part}"
+            fd = k.openat2(self.root, above, os.O_PATH | os.O_DIRECTORY, k.RESOLVE_IN_ROOT)
+            try:
+                os.mkdir(part, 0o755, dir_fd=fd)
+            except FileExistsError:
+                pass
+            finally:
+                os.close(fd)
+
     # -- /dev, /proc, /sys ---------------------------------------------------------------------
 
     def _attach_dev(self, place: int) -> None:
@@ -318,7 +334,8 @@ class RootBuilder:
     def _attach_sys(self, place: int) -> None:
         self.doing = "mounting /sys"
         try:
-            sysfs = k.new_filesystem("sysfs", {}, _NOTHING | k.MOUNT_ATTR_RDONLY)
+            read_only = 0 if self.plan["writable_sys"] else k.MOUNT_ATTR_RDONLY
+            sysfs = k.new_filesystem("sysfs", {}, _NOTHING | read_only)
         except PermissionError:
             if self.plan["netns"] != "host":
                 raise
@@ -381,11 +398,15 @@ class RootBuilder:
     def _new_mount(self, mount: tuple[Any, ...], index: int) -> int:
         kind = mount[0]
         if kind == "tmpfs":
-            _, _, size, mode = mount
+            _, _, size, mode, uid, gid, noexec, read_only = mount
             options: dict[str, str | None] = {"mode": f"{mode:o}"}
             if size:
                 options["size"] = str(size)
-            return k.new_filesystem("tmpfs", options, k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV)
+            options |= {"uid": str(self.base + uid), "gid": str(self.base + gid)}
+            attributes = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV
+            attributes |= k.MOUNT_ATTR_NOEXEC if noexec else 0
+            attributes |= k.MOUNT_ATTR_RDONLY if read_only else 0
+            return k.new_filesystem("tmpfs", options, attributes)
         if kind == "overlay":
             for name in (f"over/{index}", f"over/{index}/up", f"over/{index}/work"):
                 os.mkdir(name, 0o755)

@@ -53,6 +53,15 @@ MASKED_PATHS: Final = (
 )
 READONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
+# asm-generic/resource.h, by docker's names
+ULIMITS: Final = {
+    name: number
+    for number, name in enumerate(
+        "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice "
+        "rtprio rttime".split()
+    )
+}
+
 # Nothing of the user's is ever put here: these are ours, made before any code of the image runs.
 _RESERVED: Final = ("/proc", "/sys", "/dev")
 _RESERVED_EXCEPT: Final = ("/dev/shm", "/dev/mqueue")
@@ -74,6 +83,10 @@ class Tmpfs:
     target: str
     size: int = 0
     mode: int = 0o1777
+    uid: int = 0
+    gid: int = 0
+    noexec: bool = False
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,8 @@ class Limits:
     pids: int | None = 4096
     nofile: tuple[int, int] = (1024, 524_288)  # soft, hard
     core: int = 0
+    # (name as docker has it, soft, hard), -1 = no limit; the same name above gives way
+    ulimits: tuple[tuple[str, int, int], ...] = ()
     shm: int = 64 * MIB
     timeout: float | None = None
     log: int = STEP_LOG_BYTES
@@ -119,7 +134,9 @@ class SandboxSpec:
 
     `lowers` are absolute directories, TOP first. `upper` and `work` are None for a root nobody
     may write. Ids are those seen inside. `env` is the whole environment. `groups` are all the
-    supplementary groups.
+    supplementary groups. With `init` process 1 is ours, which starts the command, forwards signals
+    and reaps; without it the command itself is process 1, as docker has it. `insecure` gives every
+    capability and system call and hides nothing: for what was asked for by name alone.
     """
 
     lowers: tuple[str, ...]
@@ -145,6 +162,9 @@ class SandboxSpec:
     tty: bool = False
     dns: tuple[str, ...] = ()  # lines of /etc/resolv.conf; () = the network's own
     hosts: tuple[str, ...] = ()  # lines added to /etc/hosts
+    init: bool = True
+    make_cwd: bool = False  # make the working directory where it is missing, root's, 0755
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         _check_spec(self)
@@ -152,6 +172,8 @@ class SandboxSpec:
     @property
     def capabilities(self) -> frozenset[str]:
         """Names, without CAP_, of what the container's root may do."""
+        if self.insecure:
+            return frozenset(CAPABILITIES)
         chosen = set() if "ALL" in map(_bare, self.cap_drop) else set(DEFAULT_CAPABILITIES)
         for name in map(_bare, self.cap_add):
             chosen |= set(CAPABILITIES) if name == "ALL" else {name}
@@ -161,6 +183,11 @@ class SandboxSpec:
     def capability_mask(self) -> int:
         """The same as a bit mask."""
         return sum(1 << CAPABILITIES.index(name) for name in self.capabilities)
+
+    @property
+    def filtered(self) -> bool:
+        """Say whether only the system calls of the allow-list may be made."""
+        return self.seccomp and not self.insecure
 
 
 def _bare(name: str) -> str:
@@ -183,6 +210,15 @@ def _check_spec(spec: SandboxSpec) -> None:
             raise InputError(f"{id_} cannot be a user or group id")
     for mount in spec.mounts:
         _check_mount(mount)
+    _check_ulimits(spec.limits)
+
+
+def _check_ulimits(limits: Limits) -> None:
+    for name, soft, hard in limits.ulimits:
+        if name not in ULIMITS:
+            raise InputError(f"unknown limit {name!r}", hint=f"one of {' '.join(sorted(ULIMITS))}")
+        if soft < -1 or hard < -1 or (hard != -1 and not -1 < soft <= hard):
+            raise InputError(f"the limit {name}={soft}:{hard} is wrong", hint="NAME=SOFT[:HARD]")
 
 
 def _check_texts(spec: SandboxSpec) -> None:
@@ -273,6 +309,7 @@ def from_json(text: str) -> SandboxSpec:
         raw["mounts"] = tuple(_mount_from_json(mount) for mount in raw["mounts"])
         limits = dict(raw["limits"])
         limits["nofile"] = tuple(limits["nofile"])
+        limits["ulimits"] = tuple((str(n), int(s), int(h)) for n, s, h in limits["ulimits"])
         raw["limits"] = Limits(**limits)
         raw["env"] = tuple((key, value) for key, value in raw["env"])
         for key, value in raw.items():
@@ -305,7 +342,8 @@ def _describe_mount(mount: Mount) -> str:
         case Bind(source, target, read_only):
             return f"{source} on {target}, {'read only' if read_only else 'writable'}"
         case Tmpfs(target, size, mode):
-            return f"empty memory file system on {target}, {_size(size)}, mode {mode:o}"
+            room = _size(size) if size else "half of the memory"
+            return f"empty memory file system on {target}, {room}, mode {mode:o}"
         case OverlayMount(lowers, target):
             return f"{' over '.join(lowers)} on {target}, writes discarded"
         case FileMount(target, content, mode, uid, gid):
@@ -316,6 +354,7 @@ def _describe_mount(mount: Mount) -> str:
 
 def _describe_limits(limits: Limits) -> list[str]:
     lines = [f"limit open files to {limits.nofile[0]}:{limits.nofile[1]}, core {limits.core}"]
+    lines += [f"limit {name} to {soft}:{hard}" for name, soft, hard in limits.ulimits]
     if limits.memory is not None:
         lines.append(f"limit memory to {_size(limits.memory)}")
     if limits.memory_swap is not None:
@@ -337,14 +376,16 @@ def describe(spec: SandboxSpec) -> list[str]:
         "host": "the HOST's network",
         "default": "own network with a way out; host and metadata addresses dropped",
     }
-    rights = "all system calls" if not spec.seccomp else "system calls of the allow-list"
+    rights = "system calls of the allow-list" if spec.filtered else "all system calls"
+    hidden = [] if spec.insecure else [f"hide {' '.join(spec.masked)}"]
+    hidden += [] if spec.insecure else [f"read only {' '.join(spec.readonly)}"]
     return [
         "new process, mount, ipc, host name, cgroup and user namespaces",
         f"root: {len(spec.lowers)} layers, {root or 'empty'}"
         + (f", writes to {spec.upper}" if spec.upper else ", read only"),
         "own /dev, fresh /proc, /sys read only",
-        f"hide {' '.join(spec.masked)}",
-        f"read only {' '.join(spec.readonly)}",
+        *(["INSECURE: every capability and system call, nothing hidden"] if spec.insecure else []),
+        *hidden,
         f"network: {networks[spec.network]}",
         *(_describe_mount(mount) for mount in spec.mounts),
         *(["make the root read only"] if spec.read_only_root or spec.upper is None else []),
@@ -354,5 +395,6 @@ def describe(spec: SandboxSpec) -> list[str]:
         f"capabilities {' '.join(sorted(spec.capabilities)) or 'none'}; {rights}"
         + ("; no new privileges" if spec.no_new_privs else ""),
         "a terminal of its own" if spec.tty else "no terminal, own session",
-        f"in {spec.cwd} run {' '.join(spec.args)!r}",
+        f"in {spec.cwd} run {' '.join(spec.args)!r} "
+        + ("under our own process 1" if spec.init else "as process 1"),
     ]

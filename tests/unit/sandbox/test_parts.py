@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_no_devices_without_a_user_namespace() -> None:
 def test_processes_are_counted_one_way_or_the_other() -> None:
     spec = SandboxSpec((), ("x",), limits=Limits(pids=77))
     made = plan(spec, ids(root=False), Machine(True, 0, False))
-    assert ("RLIMIT_NPROC", 77, 77) in made["rlimits"]  # type: ignore[operator]
+    assert (resource.RLIMIT_NPROC, 77, 77) in made["rlimits"]  # type: ignore[operator]
 
 
 def test_exit_status_in_words() -> None:
