@@ -55,3 +55,9 @@ DEB_BYTES: Final = 4 * GIB
 DEB_CONTROL_BYTES: Final = 32 * MIB  # all files of control.tar together
 DEB_CONTROL_FILES: Final = 100
 LOCK_BYTES: Final = 64 * MIB
+
+# git
+GIT_OUTPUT_BYTES: Final = 64 * MIB  # what one command says: refs of a remote, names of a tree
+GIT_SECONDS: Final = 1_800  # one command of git
+GIT_SUBMODULES: Final = 1_000  # of one checkout
+GIT_SUBMODULE_DEPTH: Final = 16
