@@ -14,7 +14,9 @@ from buildgraph.boxfile import loader, schema, yaml
 from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
 from buildgraph.boxfile.loader import BOXFILE, Header, Package, in_package
+from buildgraph.boxfile.smoke import SmokeTarget, Subject
 from buildgraph.boxfile.smoke_schema import SMOKE
+from buildgraph.boxfile.smoke_view import smoke_target
 from buildgraph.boxfile.target import (
     DirContext,
     DockerfileAt,
@@ -55,6 +57,7 @@ class Workspace:
         self._packages: dict[str, Package] = {}
         self._failed: dict[str, InputError] = {}
         self._path_problems: dict[Label, list[InputError]] = {}
+        self._smokes: dict[Label, SmokeTarget] = {}
         self._header = self._open_root()
 
     @classmethod
@@ -213,7 +216,23 @@ class Workspace:
         """Return the labels that a target needs directly, each with the place that says so."""
         if target.rule == "group":
             return self._group_edges(group_target(target))
+        if target.rule == SMOKE.name:
+            return _images_of(self.smoke(target))
         return list(references(target))
+
+    def smoke(self, target: Target) -> SmokeTarget:
+        """Return the typed view of a smoke target, with the files it names.
+
+        Raises InputError for all that is wrong in it.
+        """
+        found = self._smokes.get(target.label)
+        if found is None:
+
+            def read(path: str, where: Location) -> str:
+                return yaml.decode(self._files.read(path, limits.BOXFILE_BYTES, where), path)
+
+            found = self._smokes[target.label] = smoke_target(target, read)
+        return found
 
     def read(self, path: str, limit: int, where: Location | None = None) -> bytes:
         """Return the bytes of a file of the workspace, and count it among `files_read`.
@@ -389,6 +408,19 @@ class Workspace:
             elif there != kind:
                 errors.append(InputError(f"{path or '.'!r} is not a {kind}", where))
         return errors
+
+
+def _images_of(smoke: SmokeTarget) -> list[Edge]:
+    """Return the targets whose images a test runs or looks at."""
+    edges: dict[Label, Location] = {}
+    for service in smoke.services:
+        if isinstance(service.image, Label):
+            edges.setdefault(service.image, service.image_where)
+    for check in smoke.checks:
+        subject = getattr(check.what, "subject", None)
+        if isinstance(subject, Subject) and subject.image is not None:
+            edges.setdefault(subject.image, check.where)
+    return list(edges.items())
 
 
 class _Problems:
