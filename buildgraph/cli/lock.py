@@ -13,7 +13,7 @@ from buildgraph.cli.entry import guarded
 from buildgraph.cli.options import store_option
 from buildgraph.cli.session import Session, Settings
 from buildgraph.errors import InputError
-from buildgraph.graph.stage_ir import parse_platform
+from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Platform
 
 

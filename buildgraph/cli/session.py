@@ -36,10 +36,11 @@ from buildgraph.engine.work import Executor
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
-from buildgraph.graph.stage_ir import PROXY_ARGS, parse_platform
+from buildgraph.graph.stage_ir import PROXY_ARGS
 from buildgraph.label import Label
 from buildgraph.oci.compress import Compression
 from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Chain, Platform
 from buildgraph.sandbox.host import SandboxHost
 from buildgraph.sandbox.seccomp import PROFILE_VERSION

@@ -42,8 +42,9 @@ from buildgraph.graph.lower import (
     TargetPlan,
 )
 from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
-from buildgraph.graph.stage_ir import PROXY_ARGS, BuildArgs, parse_platform
+from buildgraph.graph.stage_ir import PROXY_ARGS, BuildArgs
 from buildgraph.label import Label, parse_label
+from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Chain, ImageConfig, Platform
 
 DEFAULT_EPOCH = 315532800  # 1980-01-01T00:00:00Z: zip and wheels cannot say anything earlier

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from buildgraph.errors import InputError, Location
+from buildgraph.errors import Location
 from buildgraph.graph.ops import InlineFile, Network
 from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
 
@@ -18,7 +18,6 @@ PROXY_ARGS = frozenset(
     for base in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
     for name in (base, base.lower())
 )
-_OTHER_SYSTEMS = frozenset({"windows", "darwin", "freebsd", "netbsd", "openbsd", "wasi"})
 # Build arguments that steer the builder and never become variables by themselves (1.3).
 KNOBS = frozenset(
     {
@@ -169,32 +168,3 @@ def platform_args(build: BuildArgs, stage: str) -> dict[str, str]:
         out[f"{prefix}OSVERSION"] = ""
     out["TARGETSTAGE"] = stage
     return out
-
-
-def parse_platform(text: str, where: Location | None = None) -> Platform:
-    """Parse `os/arch[/variant]` in Go's words, normalising the common aliases (A69)."""
-    parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(
-        p.isascii() and p and all(c.isalnum() or c in "._-" for c in p) for p in parts
-    ):
-        raise InputError(f"not a platform: {text!r}", where, "write os/arch, as linux/amd64")
-    if parts[0].lower() in _OTHER_SYSTEMS:
-        raise InputError(f"images for {parts[0]} cannot be built, only for linux", where)
-    if len(parts) == 1:
-        parts = ["linux", parts[0]]
-    system, arch = parts[0].lower(), parts[1].lower()
-    variant = parts[2].lower() if len(parts) == 3 else ""
-    arch, implied = {
-        "x86_64": ("amd64", ""),
-        "x86-64": ("amd64", ""),
-        "aarch64": ("arm64", ""),
-        "armhf": ("arm", "v7"),
-        "armel": ("arm", "v6"),
-        "i386": ("386", ""),
-    }.get(arch, (arch, ""))
-    variant = variant or implied
-    if (arch, variant) in {("arm64", "v8"), ("amd64", "v1")}:
-        variant = ""
-    if arch == "arm" and not variant:
-        variant = "v7"
-    return Platform(system, arch, variant)

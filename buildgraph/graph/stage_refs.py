@@ -16,9 +16,9 @@ from buildgraph.graph.stage_ir import (
     ScratchRef,
     SourceRef,
     StageRef,
-    parse_platform,
     platform_args,
 )
+from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Platform
 
 Base = tuple[SourceRef, Platform]

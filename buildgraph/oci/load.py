@@ -16,6 +16,7 @@ from buildgraph.errors import InputError, did_you_mean
 from buildgraph.oci.config import INDEXES, parse_config, parse_index, parse_manifest
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.layout import IMAGE_NAME, REF_NAME, Layout
+from buildgraph.oci.platforms import serves
 from buildgraph.oci.types import Chain, Descriptor, Image, Layer, Platform
 from buildgraph_cache.digest import Digest
 
@@ -106,6 +107,7 @@ def _for_platform(
     layout: Layout, entries: list[Descriptor], platform: Platform, depth: int
 ) -> Descriptor:
     seen: list[str] = []
+    best: tuple[int, Descriptor] | None = None
     for entry in entries:
         if entry.media_type in INDEXES:
             if not depth:
@@ -115,10 +117,15 @@ def _for_platform(
                 return _for_platform(layout, list(inner), platform, depth - 1)
             except _NoPlatform as error:
                 seen.extend(error.seen)
-        elif entry.platform is None or matches(entry.platform, platform):
+        elif entry.platform is None:
             return entry
+        elif (distance := serves(entry.platform, platform)) is not None:
+            if best is None or distance < best[0]:
+                best = (distance, entry)
         elif not _is_attestation(entry):
             seen.append(str(entry.platform))
+    if best is not None:
+        return best[1]
     raise _NoPlatform(layout.directory, platform, seen)
 
 
@@ -131,14 +138,6 @@ class _NoPlatform(InputError):
             f"{directory} has no image for {platform}",
             hint=f"it has {', '.join(sorted(set(seen)))}" if seen else None,
         )
-
-
-def matches(have: Platform, want: Platform) -> bool:
-    """Say whether an image for `have` is one for `want`; an unsaid variant fits any."""
-    if (have.os, have.architecture) != (want.os, want.architecture):
-        return False
-    default = {"arm64": "v8", "arm": "v7", "amd64": "v1"}.get(have.architecture, "")
-    return (have.variant or default) == (want.variant or default)
 
 
 def _is_attestation(entry: Descriptor) -> bool:

@@ -17,7 +17,6 @@ from buildgraph.graph.stage_ir import (
     StageRef,
     Unfolded,
     WorkdirIR,
-    parse_platform,
 )
 from buildgraph.graph.stages import Unfolder
 from buildgraph.oci.types import ImageConfig, Platform
@@ -255,18 +254,3 @@ def test_heredoc_files_are_expanded_unless_quoted() -> None:
     copy = unfold(text).stages[0].steps[-1].action
     assert isinstance(copy, CopyIR)
     assert [(f.name, f.content) for f in copy.inline] == [("a", b"v=1\n"), ("b", b"v=$V\n")]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("linux/amd64", "linux/amd64"),
-        ("amd64", "linux/amd64"),
-        ("linux/x86_64", "linux/amd64"),
-        ("linux/arm64/v8", "linux/arm64"),
-        ("linux/arm", "linux/arm/v7"),
-        ("Linux/AARCH64", "linux/arm64"),
-    ],
-)
-def test_platforms_are_normalised(text: str, expected: str) -> None:
-    assert str(parse_platform(text)) == expected

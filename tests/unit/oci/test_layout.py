@@ -23,7 +23,7 @@ from buildgraph.oci.config import image_index
 from buildgraph.oci.image import ManifestResult, write_image, write_index
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.layout import IMAGE_NAME, REF_NAME, LayoutWriter, read_layout
-from buildgraph.oci.load import load_image, matches
+from buildgraph.oci.load import load_image
 from buildgraph.oci.reference import parse_reference
 from buildgraph.oci.types import MEDIA_INDEX, Chain, Descriptor, Image, ImageConfig, Platform
 from buildgraph_cache.digest import hex_of, sha256_digest
@@ -327,9 +327,3 @@ def test_a_layout_does_not_lead_outside(layers: LayerStore, tmp_path: Path) -> N
     os.mkfifo(out / "index.json")
     with pytest.raises(InputError):
         load_image(out, "", AMD64, layers)
-
-
-def test_variants_match_with_their_defaults() -> None:
-    assert matches(Platform("linux", "arm64"), Platform("linux", "arm64", "v8"))
-    assert not matches(Platform("linux", "arm", "v6"), Platform("linux", "arm", "v7"))
-    assert not matches(AMD64, ARM64)
