@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
@@ -27,6 +27,9 @@ from buildgraph.sandbox.running import ExitStatus, Output, Running, Streams
 from buildgraph.sandbox.spec import Limits, SandboxSpec
 from buildgraph.sandbox.syscalls import MACHINES
 from buildgraph.sandbox.wire import receive, send
+
+if TYPE_CHECKING:
+    from buildgraph.sandbox.network_private import PrivateNetwork
 
 __all__ = ["MAX_LAYERS", "Container", "ExitStatus", "Output", "SandboxHost"]
 
@@ -261,6 +264,16 @@ class SandboxHost:
             if text not in self._warnings:
                 self._warnings.append(text)
 
+    def private_network(self, *, outside: bool = False, ipv6: bool = False) -> PrivateNetwork:
+        """Return a network whose members reach each other by name, and with `outside` the internet.
+
+        It gets ready in the background; close it, or it ends with this host.
+        """
+        with self._start_lock:
+            if self._closed:
+                raise HostError("the sandbox host is closed")
+        return self._network.private(outside=outside, ipv6=ipv6)
+
     # -- processes -------------------------------------------------------------------------------
 
     def _ensure_started(self) -> None:
@@ -333,6 +346,7 @@ class SandboxHost:
         slot.sock.close()
 
     def _new_netns(self) -> list[int]:
+        self._ensure_started()
         with self._lock:
             if self._sock is None:
                 raise HostError("the sandbox host is closed")

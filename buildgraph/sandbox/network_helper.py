@@ -29,14 +29,21 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from buildgraph import kernel as k
+from buildgraph.sandbox import network_agent
 from buildgraph.sandbox import nftables as nft
+from buildgraph.sandbox.network_agent import METADATA
 from buildgraph.sandbox.wire import receive, send
 
 RECORDS: Final = Path("/run/buildgraph")
 _PREFIX: Final = "bg-"
-_METADATA: Final = "169.254.0.0/16"
 _HELPER_PATH: Final = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
 _PLACES: Final = 64  # networks of four addresses in a /24
+_PRIVATE: Final = (  # where private networks may be; the first that leads nowhere from here
+    *(f"10.{second}.0.0/16" for second in range(104, 128)),
+    *(f"172.{second}.0.0/16" for second in range(16, 32)),
+    "192.168.0.0/16",
+    *(f"100.{second}.0.0/16" for second in range(64, 128)),
+)
 
 
 class NoWayOut(Exception):
@@ -65,7 +72,7 @@ class RootNetwork:
         from pyroute2 import IPRoute
 
         self.ip = IPRoute()
-        self.count = 0
+        self.places = list(range(_PLACES - 1, -1, -1))
         RECORDS.mkdir(mode=0o700, exist_ok=True)
         with _locked(RECORDS / "lock"):
             records = sweep()
@@ -101,11 +108,7 @@ class RootNetwork:
         """Return the first three numbers of a /24 that no route here leads into."""
         import ipaddress
 
-        used = [ipaddress.ip_network(text) for text in taken if text]
-        for route in self.ip.get_routes(family=socket.AF_INET):
-            target, bits = route.get_attr("RTA_DST"), route["dst_len"]
-            if target and bits:
-                used.append(ipaddress.ip_network(f"{target}/{bits}", strict=False))
+        used = [ipaddress.ip_network(text) for text in taken if text] + _routed(self.ip)
         for second in (97, 98, 99, 101, 102, 103):
             for third in range(256):
                 network = ipaddress.ip_network(f"10.{second}.{third}.0/24")
@@ -133,7 +136,7 @@ class RootNetwork:
             from_us + nft.to_interface(f"{_PREFIX}*") + drop,
             from_us + nft.ipv4(equal=False) + drop,
             from_us + nft.ipv4() + nft.source(network, equal=False) + drop,
-            from_us + nft.ipv4() + nft.destination(_METADATA) + drop,
+            from_us + nft.ipv4() + nft.destination(METADATA) + drop,
             from_us + accept,
         ]
         # Where we switched forwarding on, the machine must not become a router for others.
@@ -159,13 +162,16 @@ class RootNetwork:
             )
         )
 
-    def attach(self, netns: int, _userns: int) -> None:
-        """Give the namespace an interface `eth0`, an address and a route. Raises OSError."""
-        if self.count >= _PLACES:
+    def attach(self, netns: int, _userns: int) -> int:
+        """Give the namespace an interface `eth0`, an address and a route; return its place.
+
+        Raises OSError.
+        """
+        if not self.places:
             raise NoWayOut("more than 64 namespaces in one build", "lower --jobs")
-        name = f"{self.record.name}-{self.count}"
-        first = self.count * 4
-        self.count += 1
+        place = self.places.pop()
+        name = f"{self.record.name}-{place}"
+        first = place * 4
         host, inside = f"{self.network}.{first + 1}", f"{self.network}.{first + 2}"
         peer = {"ifname": "eth0", "net_ns_fd": netns, "mtu": self.mtu}
         self.ip.link("add", ifname=name, kind="veth", mtu=self.mtu, peer=peer)
@@ -180,6 +186,13 @@ class RootNetwork:
             self._attach_inside(host, inside)
         finally:
             k.setns(self.own, k.CLONE_NEWNET)
+        return place
+
+    def release(self, place: int) -> None:
+        """Take the interface away and let the place serve another namespace."""
+        for index in self.ip.link_lookup(ifname=f"{self.record.name}-{place}"):
+            self.ip.link("del", index=index)
+        self.places.append(place)
 
     def _attach_inside(self, host: str, inside: str) -> None:
         from pyroute2 import IPRoute
@@ -214,6 +227,33 @@ def try_root_network() -> str:
     with IPRoute() as ip:
         ip.link("add", ifname=f"{_PREFIX}probe", kind="veth", peer={"ifname": f"{_PREFIX}peer"})
     return "veth and masquerading"
+
+
+def _routed(ip: Any) -> list[Any]:
+    """Return the networks that routes of this host lead into, but for the default ones."""
+    import ipaddress
+
+    pairs = (
+        (route.get_attr("RTA_DST"), route["dst_len"])
+        for route in ip.get_routes(family=socket.AF_INET)
+    )
+    return [
+        ipaddress.ip_network(f"{target}/{bits}", strict=False) for target, bits in pairs if bits
+    ]
+
+
+def private_subnet() -> str:
+    """Return a network for a private one: with a way out, nothing outside may be hidden by it."""
+    import ipaddress
+
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        used = _routed(ip)
+    for text in _PRIVATE:
+        if not any(ipaddress.ip_network(text).overlaps(one) for one in used):
+            return text
+    raise NoWayOut("routes lead into every private range of addresses", "remove unused routes")
 
 
 def _local_addresses(ip: Any) -> set[str]:
@@ -317,7 +357,8 @@ class UserNetwork:
     """pasta or slirp4netns, one process a namespace."""
 
     def __init__(self, program: str | None) -> None:
-        self.children: list[subprocess.Popen[bytes]] = []
+        self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self.count = 0
         self.program = program or find_user_program() or ""
         if not self.program:
             raise NoWayOut(
@@ -325,37 +366,51 @@ class UserNetwork:
                 "install passt (pasta) or slirp4netns, or use --network=none or host",
             )
 
-    def attach(self, netns: int, userns: int) -> None:
-        """Start the program for one namespace and wait until its interface is there."""
+    def attach(self, netns: int, userns: int) -> int:
+        """Start the program for one namespace, wait until its interface is there; return its place.
+
+        `userns` owns the namespace; -1 = this process's own does.
+        """
         # Through fds of its own: it gives up the rights to look into ours before it opens them.
         paths = f"/proc/self/fd/{netns}", f"/proc/self/fd/{userns}"
         if os.path.basename(self.program) == "pasta":
             args = [self.program, "--foreground", "--quiet", "--config-net", "-4"]
             args += ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
-            args += ["--userns", paths[1], "--netns", paths[0]]
+            args += ["--userns", paths[1]] if userns >= 0 else ["--netns-only"]
+            args += ["--netns", paths[0]]
         else:
             args = [self.program, "--configure", "--mtu=65520", "--disable-host-loopback"]
-            args += ["--netns-type=path", f"--userns-path={paths[1]}", paths[0], "tap0"]
+            args += [f"--userns-path={paths[1]}"] if userns >= 0 else []
+            args += ["--netns-type=path", paths[0], "tap0"]
         child = subprocess.Popen(
             args,
-            pass_fds=(netns, userns),
+            pass_fds=(netns, userns) if userns >= 0 else (netns,),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={"PATH": _HELPER_PATH},
             preexec_fn=_die_with_parent,  # noqa: PLW1509 (this process has one thread)
         )
-        self.children.append(child)
+        self.count += 1
+        self.children[self.count] = child
         self._wait_and_close_off(child, netns, userns)
+        return self.count
+
+    def release(self, place: int) -> None:
+        """End the program of one namespace."""
+        child = self.children.pop(place)
+        child.kill()
+        child.communicate()
 
     def _wait_and_close_off(self, child: subprocess.Popen[bytes], netns: int, userns: int) -> None:
         """Wait for the default route and add routes that lead nowhere: metadata, the host."""
-        closed = [_METADATA, *sorted(_host_addresses() - set(nameservers()))]
+        closed = [METADATA, *sorted(_host_addresses() - set(nameservers()))]
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
-                k.setns(userns, k.CLONE_NEWUSER)
+                if userns >= 0:
+                    k.setns(userns, k.CLONE_NEWUSER)
                 k.setns(netns, k.CLONE_NEWNET)
                 _close_off(closed)
                 os.write(writer, b"+")
@@ -374,9 +429,9 @@ class UserNetwork:
 
     def close(self) -> None:
         """End the programs."""
-        for child in self.children:
+        for child in self.children.values():
             child.kill()
-        for child in self.children:
+        for child in self.children.values():
             child.wait()
 
 
@@ -416,23 +471,80 @@ def find_user_program() -> str | None:
 # -- the process -----------------------------------------------------------------------------------
 
 
+class _Helper:
+    """What the builder's side may ask, one thing after another."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.network: RootNetwork | UserNetwork | None = None
+        self.agents: set[int] = set()
+
+    def reap(self, *_: object) -> None:
+        """Take note of router processes that ended."""
+        for pid in list(self.agents):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self.agents.discard(pid)
+
+    def answer(self, message: tuple[Any, ...], fds: list[int]) -> dict[str, Any]:
+        """Do it. Raises NoWayOut or anything."""
+        match message:
+            case ("attach",):
+                if self.network is None:
+                    root, program = self.config["root"], self.config["program"]
+                    self.network = RootNetwork() if root else UserNetwork(program)
+                return {"place": self.network.attach(fds[0], fds[1] if len(fds) > 1 else -1)}
+            case ("release", place):
+                if self.network is not None:
+                    self.network.release(place)
+                return {}
+            case _:
+                raise ValueError(f"unknown request {message!r}")
+
+    def start_router(self, fd: int, subnet6: str) -> None:
+        """Fork a router process; what goes wrong is told on its own socket. Never raises."""
+        try:
+            subnet = private_subnet()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+            try:
+                self.agents.add(network_agent.start(fd, subnet, subnet6))
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        except Exception as error:  # noqa: BLE001 (told to the user by the host's side)
+            with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(OSError):
+                send(sock, {"error": str(error.args[0] if error.args else error)})
+
+    def close(self) -> None:
+        """End with everything that was made; the routers end with their sockets."""
+        if self.network is not None:
+            self.network.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for pid in self.agents:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
 def main(fd: int) -> NoReturn:
     """Serve the host at the other end of the socket `fd` until it is gone."""
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     os.setsid()
-    network: RootNetwork | UserNetwork | None = None
+    config, _ = receive(sock)
+    if config is None:
+        sys.exit(0)
+    helper = _Helper(config)
+    signal.signal(signal.SIGCHLD, helper.reap)
     try:
-        config, _ = receive(sock)
-        while config is not None:
+        import pyroute2  # noqa: F401 (now, while nobody waits)
+
+        while True:
             message, fds = receive(sock)
             if message is None:
                 break
             try:
-                if network is None:
-                    network = RootNetwork() if config["root"] else UserNetwork(config["program"])
-                network.attach(fds[0], fds[1] if len(fds) > 1 else -1)
-                send(sock, {})
+                if message[0] == "router":
+                    helper.start_router(fds[0], message[1])
+                else:
+                    send(sock, helper.answer(message, fds))
             except NoWayOut as error:
                 send(sock, {"error": error.args[0], "hint": error.args[1]})
             except Exception as error:  # noqa: BLE001 (told to the user by the host's side)
@@ -441,6 +553,5 @@ def main(fd: int) -> NoReturn:
                 for one in fds:
                     os.close(one)
     finally:
-        if network is not None:
-            network.close()
+        helper.close()
     sys.exit(0)
