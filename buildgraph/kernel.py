@@ -27,6 +27,7 @@ _SYS_SETGROUPS: Final = {"x86_64": 116, "aarch64": 159}.get(_MACHINE, -1)
 _SYS_SETNS: Final = {"x86_64": 308, "aarch64": 268}.get(_MACHINE, -1)
 _SYS_UNSHARE: Final = {"x86_64": 272, "aarch64": 97}.get(_MACHINE, -1)
 _SYS_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}.get(_MACHINE, -1)
+_SYS_RENAMEAT2: Final = {"x86_64": 316, "aarch64": 276}.get(_MACHINE, -1)
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_FSOPEN: Final = 430
@@ -75,6 +76,9 @@ MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19
 MNT_DETACH: Final = 2
+
+# linux/fs.h
+RENAME_EXCHANGE: Final = 2
 
 # linux/openat2.h
 RESOLVE_NO_XDEV: Final = 0x01
@@ -286,6 +290,19 @@ def openat2(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
         _long(_SYS_OPENAT2), _long(directory), _bytes(path), how, ctypes.c_size_t(len(how))
     )
     return _check(fd, "openat2", path)
+
+
+def exchange(first: str, second: str) -> None:
+    """Let two paths of one file system change places in one step, renameat2(2)."""
+    done = _syscall(
+        _long(_SYS_RENAMEAT2),
+        _long(AT_FDCWD),
+        _bytes(first),
+        _long(AT_FDCWD),
+        _bytes(second),
+        _long(RENAME_EXCHANGE),
+    )
+    _check(done, "renameat2", second)
 
 
 def statfs_type(fd: int) -> int:

@@ -180,8 +180,8 @@ def _depth(mount: Mount) -> int:
 
 def _mount(mount: Mount) -> tuple[Any, ...]:
     match mount:
-        case Bind(source, target, read_only):
-            return ("bind", target, os.path.realpath(source), read_only)
+        case Bind(source, target, read_only, beneath):
+            return ("bind", target, os.path.realpath(source), read_only, beneath)
         case TmpfsMount(target, size, mode, uid, gid, noexec, read_only):
             return ("tmpfs", target, size, mode, uid, gid, noexec, read_only)
         case OverlayMount(lowers, target):

@@ -19,9 +19,16 @@ import stat
 from typing import Any, Final
 
 from buildgraph import kernel as k
+from buildgraph.sandbox.inroot import (
+    Refused,
+    below,
+    canonical,
+    copy_attributes,
+    make_directories,
+    make_stub,
+)
 
 _NOTHING: Final = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV | k.MOUNT_ATTR_NOEXEC
-_LINK_BUDGET: Final = 255
 _MAX_LOWERS: Final = 500  # OVL_MAX_STACK
 _FSCONFIG_STRING: Final = 255
 
@@ -41,10 +48,6 @@ _LINKS: Final = (
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
-
-
-class Refused(Exception):
-    """The image asks for something that is never done; the text says what."""
 
 
 class RootBuilder:
@@ -79,7 +82,7 @@ class RootBuilder:
             os.mkdir(name, 0o755)
         targets = self._targets(sources)
         for path, is_dir in targets:
-            _make_stub("stub", path, is_dir)
+            make_stub("stub", path, is_dir)
         places = self._overlay_with_targets(targets)
         self._attach_dev(places["/dev"])
         self._attach_proc(places["/proc"])
@@ -247,7 +250,7 @@ class RootBuilder:
 
     def _make_top_stub(self, path: str, is_dir: bool) -> None:
         """Make `path`, its links resolved in the root, in the layer `top`."""
-        parts = _canonical(self.root, path)
+        parts = canonical(self.root, path)
         here, seen = "top", ""
         for index, part in enumerate(parts):
             here, seen = f"{here}/{part}", f"{seen}/{part}"
@@ -262,22 +265,13 @@ class RootBuilder:
                 fd = k.openat2(self.root, seen, os.O_PATH, k.RESOLVE_IN_ROOT)
             except FileNotFoundError:
                 continue
-            _copy_attributes(f"/proc/self/fd/{fd}", here)
+            copy_attributes(f"/proc/self/fd/{fd}", here)
             os.close(fd)
 
     def _make_cwd(self, cwd: str) -> None:
         """Make what is missing of the working directory, its links followed inside the root."""
         self.doing = f"making the working directory {cwd}"
-        here = ""
-        for part in _canonical(self.root, cwd):
-            above, here = here or "/", f"{here}/{part}"
-            fd = k.openat2(self.root, above, os.O_PATH | os.O_DIRECTORY, k.RESOLVE_IN_ROOT)
-            try:
-                os.mkdir(part, 0o755, dir_fd=fd)
-            except FileExistsError:
-                pass
-            finally:
-                os.close(fd)
+        make_directories(self.root, cwd)
 
     # -- /dev, /proc, /sys ---------------------------------------------------------------------
 
@@ -352,7 +346,7 @@ class RootBuilder:
                 self._mask(fs, path[start:])
         for path in self.plan["readonly"]:
             if path.startswith(prefix + "/"):
-                place = _below(fs, path[start:])
+                place = below(fs, path[start:])
                 if place >= 0:
                     fd = k.open_tree(place, "", k.OPEN_TREE_CLONE)
                     k.mount_setattr(fd, set_=_NOTHING | k.MOUNT_ATTR_RDONLY)
@@ -361,7 +355,7 @@ class RootBuilder:
                     os.close(place)
 
     def _mask(self, fs: int, path: str) -> None:
-        place = _below(fs, path)
+        place = below(fs, path)
         if place < 0:
             return
         if stat.S_ISDIR(os.fstat(place).st_mode):
@@ -379,9 +373,12 @@ class RootBuilder:
         """Return a detached copy of a bind's source, or -1 for a mount that has none."""
         if mount[0] != "bind":
             return -1
-        _, target, source, read_only = mount
+        _, target, source, read_only, beneath = mount
         self.doing = f"opening {source} for {target}"
-        fd = k.open_tree(k.AT_FDCWD, source, k.OPEN_TREE_CLONE | k.AT_RECURSIVE)
+        if beneath:
+            fd = self._open_beneath(source, beneath)
+        else:
+            fd = k.open_tree(k.AT_FDCWD, source, k.OPEN_TREE_CLONE | k.AT_RECURSIVE)
         set_ = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV
         set_ |= k.MOUNT_ATTR_RDONLY if read_only else 0
         k.mount_setattr(fd, set_=set_, recursive=True)
@@ -394,6 +391,22 @@ class RootBuilder:
                 if not read_only:
                     raise
         return fd
+
+    def _open_beneath(self, source: str, path: str) -> int:
+        """Return a copy of what is at `path` inside `source`, made where it is missing.
+
+        Other steps may write there at the same time, so it is resolved once and mounted by fd.
+        """
+        top = os.open(source, os.O_PATH | os.O_DIRECTORY)
+        try:
+            make_directories(top, path)
+            flags = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
+            found = k.openat2(top, path, os.O_PATH | os.O_DIRECTORY, flags)
+            fd = k.open_tree(found, "", k.OPEN_TREE_CLONE)
+            os.close(found)
+            return fd
+        finally:
+            os.close(top)
 
     def _new_mount(self, mount: tuple[Any, ...], index: int) -> int:
         kind = mount[0]
@@ -438,83 +451,3 @@ def _overlay_options(userxattr: bool) -> list[tuple[str, str | None]]:
         ("xino", "off"),
     ]
     return [*options, ("userxattr", None)] if userxattr else options
-
-
-def _make_stub(layer: str, path: str, is_dir: bool) -> None:
-    parts = [part for part in path.split("/") if part]
-    here = layer
-    for part in parts[:-1]:
-        here = f"{here}/{part}"
-        try:
-            os.mkdir(here, 0o755)
-        except FileExistsError:
-            pass
-    here = f"{here}/{parts[-1]}"
-    try:
-        if is_dir:
-            os.mkdir(here, 0o755)
-        else:
-            os.close(os.open(here, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    except FileExistsError:
-        pass
-
-
-def _below(directory: int, path: str) -> int:
-    """Return an O_PATH fd, or -1 where there is no such file or a link in the way."""
-    try:
-        return k.openat2(directory, path, os.O_PATH, k.RESOLVE_BENEATH | k.RESOLVE_NO_SYMLINKS)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            return -1
-        raise
-
-
-def _canonical(root: int, path: str) -> list[str]:
-    """Return the parts of `path` with every link of the root followed inside it.
-
-    Parts that do not exist are kept. Raises Refused past the link budget or through a file.
-    """
-    todo = [part for part in reversed(path.split("/")) if part]
-    done: list[str] = []
-    links = 0
-    while todo:
-        part = todo.pop()
-        if part == ".":
-            continue
-        if part == "..":
-            del done[-1:]
-            continue
-        try:
-            flags = os.O_PATH | os.O_NOFOLLOW
-            resolve = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
-            fd = k.openat2(root, "/".join([*done, part]), flags, resolve)
-        except FileNotFoundError:
-            done.append(part)
-            continue
-        except NotADirectoryError:
-            raise Refused(f"{path} leads through a file of the image") from None
-        try:
-            if stat.S_ISLNK(os.fstat(fd).st_mode):
-                links += 1
-                if links > _LINK_BUDGET:
-                    raise Refused(f"{path} leads through too many links of the image")
-                target = os.readlink("", dir_fd=fd)
-                if target.startswith("/"):
-                    done = []
-                todo.extend(piece for piece in reversed(target.split("/")) if piece)
-            else:
-                done.append(part)
-        finally:
-            os.close(fd)
-    return done
-
-
-def _copy_attributes(source: str, target: str) -> None:
-    """Give the directory `target` the owner, mode and attributes of `source`."""
-    info = os.stat(source)
-    os.chown(target, info.st_uid, info.st_gid)
-    os.chmod(target, stat.S_IMODE(info.st_mode))
-    for name in os.listxattr(source):
-        if not name.startswith(("trusted.overlay.", "user.overlay.")):
-            os.setxattr(target, name, os.getxattr(source, name))
-    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))

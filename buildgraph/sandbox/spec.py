@@ -69,11 +69,16 @@ _RESERVED_EXCEPT: Final = ("/dev/shm", "/dev/mqueue")
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A directory or file of the host seen at `target`."""
+    """A directory or file of the host seen at `target`.
+
+    `beneath` is a path below `source` that is shown instead of it, made where it is missing. It
+    is resolved inside `source` when the container starts, whatever links others put there.
+    """
 
     source: str
     target: str
     read_only: bool = True
+    beneath: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +344,9 @@ def _size(count: int) -> str:
 
 def _describe_mount(mount: Mount) -> str:
     match mount:
-        case Bind(source, target, read_only):
-            return f"{source} on {target}, {'read only' if read_only else 'writable'}"
+        case Bind(source, target, read_only, beneath):
+            place = f"{beneath} in {source}" if beneath else source
+            return f"{place} on {target}, {'read only' if read_only else 'writable'}"
         case Tmpfs(target, size, mode):
             room = _size(size) if size else "half of the memory"
             return f"empty memory file system on {target}, {room}, mode {mode:o}"

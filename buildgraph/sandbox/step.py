@@ -23,7 +23,8 @@ import struct
 from typing import Any, Final, NoReturn
 
 from buildgraph import kernel as k
-from buildgraph.sandbox.rootfs import Refused, RootBuilder
+from buildgraph.sandbox.inroot import Refused
+from buildgraph.sandbox.rootfs import RootBuilder
 from buildgraph.sandbox.wire import send
 
 _FORWARDED: Final = (
