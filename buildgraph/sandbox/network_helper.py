@@ -3,8 +3,8 @@
 A process of its own beside the builder, because importing pyroute2 takes longer than many steps:
 it does so while the first layers are being made. It owns everything it makes: the filter table
 goes with its socket, the interfaces go with the namespaces, pasta and slirp4netns with their pipe.
-What can outlive it (forwarding switched on, a table of an old kernel) is told in a record below
-/run/buildgraph, held by `flock`; whoever next finds a record that can be locked undoes it.
+What can outlive it (forwarding switched on, a table of an old kernel) is told in a record
+(network_records.py).
 
 As root each namespace has a veth pair to the host, a network of four addresses, and masquerading;
 the host itself, link-local addresses (metadata services) and other namespaces are dropped. As an
@@ -14,8 +14,6 @@ ordinary user pasta or slirp4netns does the same from outside.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
 import signal
@@ -23,8 +21,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -32,10 +28,18 @@ from buildgraph import kernel as k
 from buildgraph.sandbox import network_agent
 from buildgraph.sandbox import nftables as nft
 from buildgraph.sandbox.network_agent import METADATA
+from buildgraph.sandbox.network_records import (
+    PREFIX,
+    RECORDS,
+    Record,
+    TooManyRecords,
+    locked,
+    open_record,
+    sweep,
+    undo,
+)
 from buildgraph.sandbox.wire import receive, send
 
-RECORDS: Final = Path("/run/buildgraph")
-_PREFIX: Final = "bg-"
 _HELPER_PATH: Final = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
 _PLACES: Final = 64  # networks of four addresses in a /24
 _PRIVATE: Final = (  # where private networks may be; the first that leads nowhere from here
@@ -50,21 +54,6 @@ class NoWayOut(Exception):
     """There is no way to give a namespace a network here; args are message and hint."""
 
 
-@dataclass(slots=True)
-class _Record:
-    """What must be undone if this process is killed."""
-
-    name: str
-    network: str = ""
-    forwarding: dict[str, str] = field(default_factory=dict)  # interface -> value before
-    fd: int = -1
-
-    def save(self) -> None:
-        data = {"name": self.name, "network": self.network, "forwarding": self.forwarding}
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, json.dumps(data).encode(), 0)
-
-
 class RootNetwork:
     """veth pairs and masquerading, for a process with NET_ADMIN over the host's network."""
 
@@ -74,9 +63,9 @@ class RootNetwork:
         self.ip = IPRoute()
         self.places = list(range(_PLACES - 1, -1, -1))
         RECORDS.mkdir(mode=0o700, exist_ok=True)
-        with _locked(RECORDS / "lock"):
+        with locked(RECORDS / "lock"):
             records = sweep()
-            self.record = _open_record()
+            self.record = _record()
             self.egress, self.mtu = self._egress()
             taken = [record.network for record in records]
             self.network = self._free_network(taken)
@@ -133,7 +122,7 @@ class RootNetwork:
         forward = [
             to_us + nft.answers() + accept,
             to_us + drop,
-            from_us + nft.to_interface(f"{_PREFIX}*") + drop,
+            from_us + nft.to_interface(f"{PREFIX}*") + drop,
             from_us + nft.ipv4(equal=False) + drop,
             from_us + nft.ipv4() + nft.source(network, equal=False) + drop,
             from_us + nft.ipv4() + nft.destination(METADATA) + drop,
@@ -141,7 +130,7 @@ class RootNetwork:
         ]
         # Where we switched forwarding on, the machine must not become a router for others.
         forward += [
-            nft.from_interface(name) + nft.to_interface(f"{_PREFIX}*", equal=False) + drop
+            nft.from_interface(name) + nft.to_interface(f"{PREFIX}*", equal=False) + drop
             for name in self.record.forwarding
         ]
         local = _local_addresses(self.ip)
@@ -209,8 +198,17 @@ class RootNetwork:
             self.table.delete()
         self.table.close()
         self.ip.close()
-        with _locked(RECORDS / "lock"):
-            _undo(self.record, sweep())
+        with locked(RECORDS / "lock"):
+            undo(self.record, sweep())
+
+
+def _record() -> Record:
+    try:
+        return open_record()
+    except TooManyRecords:
+        raise NoWayOut(
+            "too many records in /run/buildgraph", "remove those of dead builds"
+        ) from None
 
 
 def try_root_network() -> str:
@@ -221,11 +219,11 @@ def try_root_network() -> str:
     from pyroute2 import IPRoute
 
     k.unshare(k.CLONE_NEWNET)
-    table = nft.Table(f"{_PREFIX}probe")
+    table = nft.Table(f"{PREFIX}probe")
     rule = nft.ipv4() + nft.masquerade()
     table.create((nft.Chain("out", "nat", nft.HOOK_POSTROUTING, 100, (rule,)),))
     with IPRoute() as ip:
-        ip.link("add", ifname=f"{_PREFIX}probe", kind="veth", peer={"ifname": f"{_PREFIX}peer"})
+        ip.link("add", ifname=f"{PREFIX}probe", kind="veth", peer={"ifname": f"{PREFIX}peer"})
     return "veth and masquerading"
 
 
@@ -266,88 +264,6 @@ def nameservers(path: str = "/etc/resolv.conf") -> list[str]:
         lines = Path(path).read_text(errors="replace").splitlines()
         return [line.split()[1] for line in lines if line.split()[:1] == ["nameserver"]]
     return []
-
-
-# -- records -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _open_record() -> _Record:
-    """Make our record and hold it; its number is short, for an interface name has 15 bytes."""
-    for number in range(10_000):
-        name = f"{_PREFIX}{number}"
-        path = RECORDS / name
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            continue
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        record = _Record(name, fd=fd)
-        record.save()
-        return record
-    raise NoWayOut("too many records in /run/buildgraph", "remove those of dead builds")
-
-
-def sweep() -> list[_Record]:
-    """Undo the records of dead builders and return those of living ones. Holds the lock."""
-    living, dead = [], []
-    for path in sorted(RECORDS.glob(f"{_PREFIX}*")):
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            raw = json.loads(os.read(fd, 1 << 16) or b"{}")
-        except ValueError:
-            raw = {}
-        record = _Record(path.name, raw.get("network", ""), raw.get("forwarding", {}), fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            dead.append(record)
-        except BlockingIOError:
-            os.close(fd)
-            living.append(record)
-    for record in dead:
-        table = nft.Table(record.name)
-        with contextlib.suppress(OSError):
-            table.delete()
-        table.close()
-        _undo(record, living)
-    return living
-
-
-def _undo(record: _Record, living: list[_Record]) -> None:
-    """Switch forwarding back, or leave that to a living builder, and remove the record."""
-    others = [other for other in living if other.name != record.name]
-    for name, value in record.forwarding.items():
-        heir = others[0] if others else None
-        if heir is not None:
-            _inherit(heir, name, value)
-        else:
-            with contextlib.suppress(OSError):
-                Path(f"/proc/sys/net/ipv4/conf/{name}/forwarding").write_text(value)
-    with contextlib.suppress(FileNotFoundError):
-        (RECORDS / record.name).unlink()
-    os.close(record.fd)
-
-
-def _inherit(heir: _Record, name: str, value: str) -> None:
-    """Write into a living builder's record that it switches `name` back at its end."""
-    heir.forwarding.setdefault(name, value)
-    heir.fd = os.open(RECORDS / heir.name, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        heir.save()
-    finally:
-        os.close(heir.fd)
 
 
 # -- an ordinary user ------------------------------------------------------------------------------

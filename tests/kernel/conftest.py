@@ -62,6 +62,7 @@ class Driver:
     """A process of some user that runs sandboxes over `store`."""
 
     running: ClassVar[list[Driver]] = []
+    program: ClassVar[str] = "sandbox_driver.py"
 
     def __init__(self, directory: Path, user: str = ""):
         self.user = user
@@ -79,7 +80,7 @@ class Driver:
         self.image = self.lower(BUSYBOX_IMAGE)
 
     def start(self, *extra: str) -> Driver:
-        program = [str(Path(__file__).with_name("sandbox_driver.py")), str(self.store), *extra]
+        program = [str(Path(__file__).with_name(self.program)), str(self.store), *extra]
         env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
         paths = [
             str(REPOSITORY),
