@@ -184,8 +184,8 @@ def _mount(mount: Mount) -> tuple[Any, ...]:
             return ("bind", target, os.path.realpath(source), read_only, beneath)
         case TmpfsMount(target, size, mode, uid, gid, noexec, read_only):
             return ("tmpfs", target, size, mode, uid, gid, noexec, read_only)
-        case OverlayMount(lowers, target):
-            return ("overlay", target, list(lowers))
+        case OverlayMount(lowers, target, read_only):
+            return ("overlay", target, list(lowers), read_only)
         case FileMount(target, content, mode, uid, gid):
             return ("file", target, content, mode, uid, gid)
         case _:

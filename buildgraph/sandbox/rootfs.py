@@ -424,6 +424,8 @@ class RootBuilder:
             for name in (f"over/{index}", f"over/{index}/up", f"over/{index}/work"):
                 os.mkdir(name, 0o755)
             lowers = [*mount[2], "empty"]
+            if mount[3]:
+                return self._overlay(lowers, None, None)
             return self._overlay(lowers, f"over/{index}/up", f"over/{index}/work")
         _, _, content, mode, uid, gid = mount
         return self._file(f"files/m{index}", content, mode, uid, gid)

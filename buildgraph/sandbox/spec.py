@@ -100,6 +100,7 @@ class OverlayMount:
 
     lowers: tuple[str, ...]
     target: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,8 +351,9 @@ def _describe_mount(mount: Mount) -> str:
         case Tmpfs(target, size, mode):
             room = _size(size) if size else "half of the memory"
             return f"empty memory file system on {target}, {room}, mode {mode:o}"
-        case OverlayMount(lowers, target):
-            return f"{' over '.join(lowers)} on {target}, writes discarded"
+        case OverlayMount(lowers, target, read_only):
+            rights = "read only" if read_only else "writes discarded"
+            return f"{' over '.join(lowers)} on {target}, {rights}"
         case FileMount(target, content, mode, uid, gid):
             return f"file of {len(content)} bytes on {target}, mode {mode:o}, owner {uid}:{gid}"
         case _:
