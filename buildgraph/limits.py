@@ -46,6 +46,9 @@ PASSWD_BYTES: Final = 10 * MIB
 PASSWD_LINE_BYTES: Final = 64 * KIB
 STEP_LOG_BYTES: Final = 64 * MIB
 SECRET_BYTES: Final = 500 * KIB
+AGENT_MESSAGE_BYTES: Final = 256 * KIB  # as OpenSSH has it
+AGENT_CONNECTIONS: Final = 64  # of one ssh mount at once
+MOUNT_ARCHIVE_BYTES: Final = 64 * GIB  # an export of cache mounts, unpacked
 
 # Debian packages
 APT_SOURCES_BYTES: Final = 1 * MIB

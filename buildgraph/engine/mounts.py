@@ -8,15 +8,19 @@ and the values of secrets never enter a key (design, "Identity").
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import assert_never
 
 from buildgraph import limits
 from buildgraph.dockerfile.mounts import parse_size
+from buildgraph.engine.agent import lent_agent
+from buildgraph.engine.cache_mounts import CacheMounts, has_source
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Work
-from buildgraph.errors import HostError, InputError, Location
+from buildgraph.errors import InputError
 from buildgraph.graph.ops import ExecOp, Node, RunMount
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Chain
@@ -32,6 +36,15 @@ class SecretSource:
     path: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a step sees beside its layers. `fleeting` are targets that mean nothing later."""
+
+    mounts: tuple[Mount, ...]
+    env: Mapping[str, str]  # what secrets become
+    fleeting: frozenset[str] = frozenset()
+
+
 class MountSources:
     """Opens the mounts of a step."""
 
@@ -42,11 +55,14 @@ class MountSources:
         sources: Sources,
         secrets: Mapping[str, Mapping[str, SecretSource]],
         environ: Mapping[str, str],
+        agents: Mapping[str, str] | None = None,
     ):
-        """`secrets` by target label; "" holds those of the command line."""
+        """`secrets` by target label, "" for the command line's; `agents` are sockets by id."""
         self._store = store
         self._layers = layers
         self._sources = sources
+        self._caches = CacheMounts(store, sources)
+        self._agents = agents or {}
         self._secrets = secrets
         self._environ = environ
 
@@ -54,74 +70,77 @@ class MountSources:
         """Return for each mount what it shows, as it goes into the key."""
         out: list[str | None] = []
         for mount in op.mounts:
-            if mount.type == "bind" or (mount.type == "cache" and _has_source(mount)):
+            if mount.type == "bind" or (mount.type == "cache" and has_source(mount)):
                 out.append(self._sources.mounted(mount, chains, node.where).digest)
             else:
                 out.append(None)
         return out
 
     @contextmanager
-    def opened(self, work: Work, op: ExecOp) -> Iterator[tuple[tuple[Mount, ...], dict[str, str]]]:
-        """Yield the mounts and the variables that secrets become; locks are held meanwhile."""
+    def opened(self, work: Work, op: ExecOp) -> Iterator[Shown]:
+        """Yield what the step is shown; locks are held, and sockets listened on, meanwhile."""
         mounts: list[Mount] = []
         env: dict[str, str] = {}
+        fleeting: set[str] = set()
         with ExitStack() as stack:
-            for mount in op.mounts:
+            caches = self._caches.open(work, op, stack)
+            for index, mount in enumerate(op.mounts):
                 options = dict(mount.options)
                 match mount.type:
                     case "bind":
-                        mounts.append(self._bind(work, mount, options))
+                        mounts.append(self._bind(work, mount, options, stack))
                     case "tmpfs":
                         size = parse_size(options.get("size", "0"), work.node.where)
                         mounts.append(Tmpfs(mount.target, size))
                     case "cache":
-                        mounts.append(self._cache(work, mount, options, stack))
+                        mounts.append(caches[index])
                     case "secret":
                         self._secret(work, mount, options, mounts, env)
                     case "ssh":
-                        raise InputError("ssh mounts are not supported yet", work.node.where)
-            yield tuple(mounts), env
+                        mounts.extend(self._ssh(work, mount, options, stack))
+                        fleeting.add(mount.target)
+                    case _:
+                        assert_never(mount.type)
+            yield Shown(tuple(mounts), env, frozenset(fleeting))
 
-    def _bind(self, work: Work, mount: RunMount, options: Mapping[str, str]) -> Mount:
-        directory = self._sources.directory(mount, work.sources, work.node.where)
-        if options.get("readonly", "true") == "true" and len(directory) == 1:
-            return Bind(directory[0], mount.target, read_only=True)
-        return OverlayMount(directory, mount.target)  # what is written there is discarded
-
-    def _cache(
+    def _bind(
         self, work: Work, mount: RunMount, options: Mapping[str, str], stack: ExitStack
     ) -> Mount:
-        identity = options.get("id") or mount.target
-        owner = (options.get("uid", "0"), options.get("gid", "0"), options.get("mode", "0755"))
-        base = (
-            self._sources.mounted(mount, work.sources, work.node.where).digest
-            if _has_source(mount)
-            else "/".join(owner)
-        )
-        name = f"{len(identity)}:{identity}:{base}"
-        sharing = options.get("sharing", "shared")
-        if sharing not in ("shared", "private", "locked"):
-            raise InputError(f"unknown sharing mode {sharing!r}", work.node.where)
-        if sharing == "locked":
-            stack.enter_context(
-                self._store.key_lock(f"cache-{name}", on_wait=lambda t: work.progress(t, 0, 0))
-            )
-        path = stack.enter_context(self._store.cache_mount(name, private=sharing == "private"))
-        with self._store.key_lock(f"new-cache-{name}"):
-            if not os.listdir(path):
-                self._prepare_cache(path, owner, work.node.where)
-                if _has_source(mount):
-                    self._sources.copy_to(mount, work.sources, work.node.where, path)
-        return Bind(path, mount.target, read_only=options.get("readonly") == "true")
+        places = self._sources.directory(mount, work.sources, work.node.where)
+        read_only = options.get("readonly", "true") == "true"
+        if not places:  # a stage without files
+            places = (stack.enter_context(self._store.new_scratch()).directory("nothing"),)
+        if len(places) == 1 and read_only:
+            return Bind(places[0], mount.target, read_only=True)
+        if len(places) == 1 and not os.path.isdir(places[0]):
+            copy = f"{stack.enter_context(self._store.new_scratch()).path}/file"
+            shutil.copy2(places[0], copy)
+            stat = os.stat(places[0])
+            os.chown(copy, stat.st_uid, stat.st_gid)
+            os.chmod(copy, stat.st_mode & 0o7777)
+            return Bind(copy, mount.target, read_only=False)
+        return OverlayMount(places, mount.target, read_only)  # what is written there is discarded
 
-    def _prepare_cache(self, path: str, owner: tuple[str, str, str], where: Location) -> None:
-        try:
-            os.chmod(path, int(owner[2], 8))
-            os.chown(path, int(owner[0]), int(owner[1]))
-        except ValueError as error:
-            raise InputError(f"bad owner or mode of a cache mount: {error}", where) from error
-        except OSError as error:
-            raise HostError(f"cannot prepare a cache mount: {error.strerror}", where) from error
+    def _ssh(
+        self, work: Work, mount: RunMount, options: Mapping[str, str], stack: ExitStack
+    ) -> list[Mount]:
+        identity = options.get("id") or "default"
+        agent = self._agents.get(identity)
+        if agent is None:
+            if options.get("required") == "true":
+                raise InputError(
+                    f"the ssh agent {identity!r} is required and was not given",
+                    work.node.where,
+                    f"--ssh {identity}",
+                )
+            return []
+        scratch = stack.enter_context(self._store.new_scratch())
+        uid, gid = int(options.get("uid", "0")), int(options.get("gid", "0"))
+        mode = int(options.get("mode", "0600"), 8)
+        path = stack.enter_context(
+            lent_agent(agent, scratch.path, "agent", mode=mode, uid=uid, gid=gid)
+        )
+        return [Bind(path, mount.target, read_only=True)]
 
     def _secret(
         self,
@@ -141,11 +160,13 @@ class MountSources:
                     f"--secret id={identity},src=FILE, or `secrets:` in the Boxfile",
                 )
             return
+        if len(value) > limits.SECRET_BYTES:
+            raise InputError(f"the secret {identity!r} is larger than 500 KiB", work.node.where)
         if name := options.get("env"):
             env[name] = value.decode("utf-8", "surrogateescape")
             if not mount.target:
                 return
-        target = mount.target or f"/run/secrets/{identity}"
+        target = mount.target or f"/run/secrets/{os.path.basename(identity)}"
         mode = int(options.get("mode", "0400"), 8)
         uid, gid = int(options.get("uid", "0")), int(options.get("gid", "0"))
         mounts.append(FileMount(target, value, mode, uid, gid))
@@ -162,13 +183,6 @@ class MountSources:
         assert source.path is not None
         try:
             with open(source.path, "rb") as file:
-                value = file.read(limits.SECRET_BYTES + 1)
+                return file.read(limits.SECRET_BYTES + 1)
         except OSError as error:
             raise InputError(f"cannot read the secret {identity!r}: {error.strerror}") from error
-        if len(value) > limits.SECRET_BYTES:
-            raise InputError(f"the secret {identity!r} is larger than 500 KiB")
-        return value
-
-
-def _has_source(mount: RunMount) -> bool:
-    return mount.input is not None or mount.context is not None

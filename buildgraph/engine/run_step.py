@@ -15,7 +15,7 @@ from pathlib import Path
 
 from buildgraph import limits
 from buildgraph.engine.masking import Masker
-from buildgraph.engine.mounts import MountSources
+from buildgraph.engine.mounts import MountSources, Shown
 from buildgraph.engine.users import lookup
 from buildgraph.engine.work import Work
 from buildgraph.errors import BuildFailed, BuildgraphError, HostError, Interrupted
@@ -24,7 +24,7 @@ from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, Layer
 from buildgraph.sandbox.host import MAX_LAYERS, ExitStatus, SandboxHost
-from buildgraph.sandbox.spec import FileMount, Limits, Mount, SandboxSpec, to_json, without_secrets
+from buildgraph.sandbox.spec import FileMount, Limits, SandboxSpec, to_json, without_secrets
 from buildgraph_cache.store import Store
 
 SCRIPT = "/.buildgraph-script"
@@ -57,14 +57,14 @@ class ExecExecutor:
         op = work.node.op
         assert isinstance(op, ExecOp)
         below = RootView(self._layers, work.parent)
-        with self._store.new_scratch() as scratch, self._mounts.opened(work, op) as (mounts, more):
+        with self._store.new_scratch() as scratch, self._mounts.opened(work, op) as shown:
             lowers = lower_directories(self._layers, work.parent)
-            spec = self._spec(op, below, lowers, scratch.upper, scratch.work, mounts, more, work)
+            spec = self._spec(op, below, lowers, scratch.upper, scratch.work, shown, work)
             tail = Tail()
             masker = Masker(
                 [
-                    *(m.content for m in mounts if isinstance(m, FileMount)),
-                    *(v.encode("utf-8", "surrogateescape") for v in more.values()),
+                    *(m.content for m in shown.mounts if isinstance(m, FileMount)),
+                    *(v.encode("utf-8", "surrogateescape") for v in shown.env.values()),
                 ]
             )
 
@@ -78,7 +78,7 @@ class ExecExecutor:
             if work.cancel.is_set() and status.code != 0:
                 raise Interrupted("interrupted")
             if status.code != 0 or status.signal:
-                raise self._failure(work, _without_values(spec, more), status, tail)
+                raise self._failure(work, _without_values(spec, shown), status, tail)
             return self._layers.commit(Path(scratch.upper), below)
 
     def _spec(
@@ -88,16 +88,16 @@ class ExecExecutor:
         lowers: Sequence[str],
         upper: str,
         work_dir: str,
-        mounts: tuple[Mount, ...],
-        more_env: Mapping[str, str],
+        shown: Shown,
         work: Work,
     ) -> SandboxSpec:
         who = lookup(
             op.user, _file(below, "etc/passwd"), _file(below, "etc/group"), work.node.where
         )
-        env = {**self._proxies, **dict(op.env), **more_env}
+        env = {**self._proxies, **dict(op.env), **shown.env}
         env.setdefault("HOME", who.home)
         args = op.args
+        mounts = shown.mounts
         if op.script is not None:
             mounts = (*mounts, FileMount(SCRIPT, op.script, 0o555, who.uid, who.gid))
             args = (SCRIPT,)
@@ -115,6 +115,7 @@ class ExecExecutor:
             mounts=mounts,
             network=op.network,
             limits=self._limits,
+            insecure=op.security == "insecure",
         )
 
     def _failure(
@@ -137,11 +138,12 @@ class ExecExecutor:
         )
 
 
-def _without_values(spec: SandboxSpec, secrets: Mapping[str, str]) -> SandboxSpec:
-    """Return a spec that may be written down: secrets that are files and variables are empty."""
-    env = tuple((name, "" if name in secrets else value) for name, value in spec.env)
+def _without_values(spec: SandboxSpec, shown: Shown) -> SandboxSpec:
+    """Return a spec that may be written down: no secrets, and nothing that ended with the step."""
+    env = tuple((name, "" if name in shown.env else value) for name, value in spec.env)
     script = tuple(m for m in spec.mounts if isinstance(m, FileMount) and m.target == SCRIPT)
-    rest = tuple(m for m in without_secrets(spec).mounts if m.target != SCRIPT)
+    gone = {SCRIPT, *shown.fleeting}
+    rest = tuple(m for m in without_secrets(spec).mounts if m.target not in gone)
     return replace(spec, env=env, mounts=(*rest, *script))
 
 

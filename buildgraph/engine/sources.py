@@ -94,9 +94,12 @@ class Sources:
             rules = IgnoreRules.parse("\n".join(spec.ignore), spec.ignore_name or spec.name)
             with self._guard:
                 cache = self._caches.get(spec.root)
-                if cache is None:
+                if cache is None and spec.fleeting:
+                    cache = StatCache(self._store, spec.root, 0, None)  # and not to be saved
+                elif cache is None:
                     cache = self._caches[spec.root] = StatCache.load(self._store, spec.root)
-            tree = self._trees[index] = ContextTree(spec.root, rules, cache)
+            tree = ContextTree(spec.root, rules, cache, owners=spec.owners)
+            self._trees[index] = tree
         return tree
 
     # -- mounts ------------------------------------------------------------------------
@@ -137,6 +140,21 @@ class Sources:
             if os.path.isfile(place) and not os.path.islink(place):
                 return (place,)
         raise InputError(f"the mount's source /{path} is no file or directory", where)
+
+    def top(self, mount: RunMount, chains: tuple[Chain, ...], where: Location) -> FileStat | None:
+        """Return the directory of another node that a cache mount begins as; None: a context's.
+
+        Raises InputError where there is no such directory.
+        """
+        if mount.input is None:
+            return None
+        chain = chains[mount.input]
+        view: FileTree = RootView(self._layers, chain) if chain.layers else EmptyTree()
+        stat = follow(view, _source(mount)).stat
+        if stat is not None and stat.kind is Kind.DIR:
+            return stat
+        wrong = "does not exist" if stat is None else "is no directory"
+        raise InputError(f"the source /{_source(mount)} of a cache mount {wrong}", where)
 
     def copy_to(
         self, mount: RunMount, chains: tuple[Chain, ...], where: Location, directory: str

@@ -19,6 +19,7 @@ from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import RESERVE_BYTES, is_full, make_reserve, release_reserve
 from buildgraph_cache.leases import floor as oldest_lease
 from buildgraph_cache.locks import file_lock, sweep_locks, try_flock
+from buildgraph_cache.mount_care import remove_mount
 from buildgraph_cache.objects import key_bytes
 from buildgraph_cache.plan import Plan, Reach, RecordRow, plan_removal
 from buildgraph_cache.records import scan
@@ -203,14 +204,19 @@ class Collector:
     def _carry_out(self, plan: Plan, reach: Reach) -> None:
         for name in plan.objects:
             if name.startswith("mount:"):
-                entry = name.removeprefix("mount:")
-                self._delete_loose(f"{self._session.layout.directory('mounts')}/{entry}")
+                self._drop_mount(name.removeprefix("mount:"))
         objects = [name for name in plan.objects if not name.startswith("mount:")]
         for start in range(0, len(objects), _BATCH):
             self._remove(objects[start : start + _BATCH], set())
         bare = plan.records - reach.leading_to(plan.objects)
         if bare:
             self._remove([], bare)
+
+    def _drop_mount(self, name: str) -> None:
+        try:
+            self._loose += remove_mount(self._session, name)
+        except (OSError, HostError):
+            self._stuck.append(f"{self._session.layout.directory('mounts')}/{name}")
 
     def _remove(self, names: list[str], records: set[str]) -> None:
         """Take objects and records away that are, now, still nobody's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ from buildgraph_cache.shelf import Shelf
 if TYPE_CHECKING:
     from buildgraph_cache.check import Damage, Progress, SnapshotDigest
     from buildgraph_cache.collect import GcReport
+    from buildgraph_cache.mount_care import CacheMount, Pruned
+    from buildgraph_cache.mounts import Sharing
     from buildgraph_cache.partials import Partial
     from buildgraph_cache.plan import RecordRow
     from buildgraph_cache.usage import DuReport
@@ -278,15 +280,55 @@ class Store:
             lambda name: self.key_lock(name, on_wait, cancelled),
         )
 
-    def cache_mount(self, identity: str, private: bool = False) -> AbstractContextManager[str]:
+    def cache_mount(
+        self,
+        identity: str,
+        sharing: Sharing = "shared",
+        about: Mapping[str, str] | None = None,
+        prepare: Callable[[str], None] | None = None,
+        on_wait: Callable[[str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> AbstractContextManager[str]:
         """Yield a directory that is kept between builds and belongs to no layer.
 
-        With `private` nobody else uses it meanwhile: who comes second gets another one.
+        With `private` nobody else uses it meanwhile: who comes second gets another one. With
+        `locked` who comes second waits, as for `key_lock`. A new one is handed to `prepare`, empty.
+        `about` is what people are told of it.
         """
         from buildgraph_cache.mounts import hold_mount
 
         self._session.writable("preparing a cache mount")
-        return hold_mount(self.layout, identity, private)
+        more = (about or {}, prepare, on_wait, cancelled)
+        return hold_mount(self._session, identity, sharing, *more)
+
+    def cache_mounts(self) -> list[CacheMount]:
+        """Return every cache mount with its size, the least recently used first."""
+        from buildgraph_cache.mount_care import list_mounts
+
+        return list_mounts(self._session)
+
+    def cache_mount_alone(self, name: str) -> AbstractContextManager[str | None]:
+        """Yield the directory that holds a mount's `data`, ours alone; None where it is in use."""
+        from buildgraph_cache.mount_care import alone
+
+        return alone(self._session, name)
+
+    def adopt_cache_mounts(self, directory: str, names: Iterable[str]) -> list[str]:
+        """Put whole mounts out of a scratch in the place of the old; see `adopt_mounts`."""
+        from buildgraph_cache.mount_care import adopt_mounts
+
+        return adopt_mounts(self._session, directory, names)
+
+    def prune_cache_mounts(
+        self,
+        wanted: Callable[[CacheMount], bool],
+        max_bytes: int | None = None,
+        max_age: float | None = None,
+    ) -> Pruned:
+        """Remove cache mounts; see `prune_mounts`."""
+        from buildgraph_cache.mount_care import prune_mounts
+
+        return prune_mounts(self._session, wanted, max_bytes, max_age)
 
     # Snapshots
 

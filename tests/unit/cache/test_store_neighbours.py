@@ -92,9 +92,9 @@ def test_whoever_waits_is_told_for_whom(store: Store, tmp_path: Path) -> None:
 
 def test_a_forked_child_does_not_keep_what_was_given_back(store: Store) -> None:
     """The sandbox's server is forked and lives on, sharing the files that were open then."""
-    with store.key_lock("k"), store.cache_mount("m", private=True) as first, store.lease():
+    with store.key_lock("k"), store.cache_mount("m", sharing="private") as first, store.lease():
         pid = start(signal.pause)
-    with store.key_lock("k"), store.cache_mount("m", private=True) as again:
+    with store.key_lock("k"), store.cache_mount("m", sharing="private") as again:
         assert again == first
     with store.lease():
         pass

@@ -232,11 +232,11 @@ def test_cache_mounts_are_kept_and_can_be_private(store: Store) -> None:
         assert first.startswith(f"{store.root}/mounts/")
         with store.cache_mount("../../x") as second:
             assert second == first
-        with store.cache_mount("../../x", private=True) as alone:
+        with store.cache_mount("../../x", sharing="private") as alone:
             assert alone != first
-            with store.cache_mount("../../x", private=True) as other:
+            with store.cache_mount("../../x", sharing="private") as other:
                 assert other not in (alone, first)
-    with store.cache_mount("../../x", private=True) as again:
+    with store.cache_mount("../../x", sharing="private") as again:
         assert again == first
         assert os.listdir(again) == ["kept"]
 
