@@ -7,13 +7,14 @@ for a pulled image, `ignored_source` for the ignore file. Source: shared referen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from buildgraph.dockerfile import instructions as ast
-from buildgraph.dockerfile.directives import CheckOptions, parse_check_options
+from buildgraph.dockerfile.checks_findings import SILENT, Findings, own_options
+from buildgraph.dockerfile.directives import CheckOptions
 from buildgraph.dockerfile.expand import expand_words, heredoc_expand_traced
 from buildgraph.dockerfile.ports import parse_port_spec
-from buildgraph.dockerfile.rules import EXPERIMENTAL, REASONS
+from buildgraph.dockerfile.rules import REASONS
 from buildgraph.dockerfile.scope import (
     PLATFORM_ARGS,
     Scope,
@@ -22,7 +23,7 @@ from buildgraph.dockerfile.scope import (
     global_scope,
     stage_scope,
 )
-from buildgraph.errors import InputError, Location, did_you_mean
+from buildgraph.errors import InputError, Location
 
 # Patterns that few files need stay text: `re` compiles and keeps them at first use.
 _SECRET = r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)"
@@ -33,7 +34,6 @@ _IMAGE = (
     r"(?::[\w][\w.-]{0,127}+)?+(?:@[a-z0-9+._-]++:[0-9a-fA-F]++)?+"
 )
 _TARGET_PLATFORM = ("$TARGETPLATFORM", "${TARGETPLATFORM}")
-_MOST_SUGGESTIONS = 50
 _RESERVED = ("scratch", "context")
 _ONCE = (ast.Cmd, ast.Entrypoint, ast.HealthcheckInstruction)
 
@@ -54,38 +54,36 @@ def check(
 
     Raises InputError when the `# check=` directive does not parse.
     """
-    findings = _Findings(options or own_options(dockerfile))
+    findings = Findings(options or own_options(dockerfile, build_args))
     for warning in dockerfile.warnings:
-        findings.add_at(warning.rule, warning.message, warning.where)
+        findings.add_at(warning.rule, warning.message, warning.where, fix="remove the line")
     _check_casing(dockerfile, findings)
     _check_global(dockerfile, findings)
     _check_names(dockerfile, findings)
     outer = global_scope(dockerfile, build_args or {})
     defaults = global_scope(dockerfile, {})
-    chains: list[_Chain] = []
-    latest: dict[str, _Chain] = {}
-    for index, stage in enumerate(dockerfile.stages):
-        parent = latest.get(stage.from_.image)
-        chain = _Chain.enter(stage.from_, parent, dockerfile, (base_environments or {}).get(index))
-        if stage.from_.name is not None:
-            latest[stage.from_.name] = chain
-        chains.append(chain)
-        reporter = findings if stages is None or index in stages else _Findings(_SILENT)
-        _check_from(stage.from_, outer, defaults, reporter)
-        _check_once(stage, reporter)
-        for instruction in stage.body:
+    silent = Findings(SILENT)
+    for index, chain, instruction in _walk(dockerfile, build_args or {}, base_environments or {}):
+        reporter = findings if stages is None or index in stages else silent
+        if isinstance(instruction, ast.From):
+            _check_from(instruction, outer, defaults, reporter)
+            _check_once(dockerfile.stages[index], reporter)
+        else:
             _check_instruction(instruction, chain, reporter)
-            chain.take(instruction, outer.values, build_args or {})
     return findings.sorted()
 
 
-def own_options(dockerfile: ast.Dockerfile) -> CheckOptions:
-    """Read the file's own `# check=` directive; raises InputError when it does not parse."""
-    text = dockerfile.directives.check
-    if text is None:
-        return CheckOptions()
-    places = dict(dockerfile.directives.where)
-    return parse_check_options(text, places.get("check", Location(dockerfile.path)))
+def scopes(
+    dockerfile: ast.Dockerfile,
+    build_args: Mapping[str, str],
+    base_environments: Mapping[int, Mapping[str, str]],
+) -> Iterator[tuple[int, ast.Instruction, Scope]]:
+    """Yield every instruction of every stage with its stage's index and what it can see.
+
+    The arguments are those of `check`. A scope is true until the next one is asked for.
+    """
+    for index, chain, instruction in _walk(dockerfile, build_args, base_environments):
+        yield index, instruction, chain.scope
 
 
 def base_platform_mismatch(
@@ -132,57 +130,8 @@ def undefined_variables(
     return [name for name in names if name not in scope.names]
 
 
-_SILENT = CheckOptions(skip_all=True)
-
-
 def _warning(rule: str, message: str, where: Location, *, fatal: bool = False) -> ast.Warning:
     return ast.Warning(rule, message, where, REASONS[rule], fatal)
-
-
-class _Findings:
-    """What fired so far, as far as the options want to hear of it."""
-
-    __slots__ = ("_options", "_suggestions", "_warnings")
-
-    def __init__(self, options: CheckOptions):
-        self._options = options
-        self._suggestions = 0
-        self._warnings: list[ast.Warning] = []
-
-    def add(self, rule: str, message: str, instruction: ast.Base) -> None:
-        skip, experimental = instruction.skip_checks, instruction.experimental_checks
-        if "all" in skip or rule in skip:
-            return
-        self.add_at(
-            rule,
-            message,
-            instruction.where,
-            experimental="all" in experimental or rule in experimental,
-        )
-
-    def add_at(
-        self, rule: str, message: str, where: Location, *, experimental: bool = False
-    ) -> None:
-        options = self._options
-        if options.skip_all or rule in options.skip:
-            return
-        experimental |= options.experimental_all or rule in options.experimental
-        if rule in EXPERIMENTAL and not experimental:
-            return
-        self._warnings.append(_warning(rule, message, where, fatal=options.error))
-
-    def suggestion(self, name: str, candidates: Iterable[str], sign: str = "") -> str:
-        """Word the nearest name; a file full of typos gets this for the first of them only."""
-        self._suggestions += 1
-        if self._suggestions > _MOST_SUGGESTIONS:
-            return ""
-        near = did_you_mean(name[:60], sorted(candidates))
-        if near is None:
-            return ""
-        return " (" + near.replace("'", "").replace("mean ", f"mean {sign}") + ")"
-
-    def sorted(self) -> list[ast.Warning]:
-        return sorted(self._warnings, key=lambda one: (one.where.line, one.where.column))
 
 
 class _Chain:
@@ -223,7 +172,25 @@ class _Chain:
             self.scope.enter(instruction, global_values, build_args)
 
 
-def _check_casing(dockerfile: ast.Dockerfile, findings: _Findings) -> None:
+def _walk(
+    dockerfile: ast.Dockerfile,
+    build_args: Mapping[str, str],
+    base_environments: Mapping[int, Mapping[str, str]],
+) -> Iterator[tuple[int, _Chain, ast.Instruction]]:
+    """Yield every instruction with what stands above it; FROM with what its stage begins with."""
+    outer = global_scope(dockerfile, build_args)
+    latest: dict[str, _Chain] = {}
+    for index, stage in enumerate(dockerfile.stages):
+        parent = latest.get(stage.from_.image)
+        chain = _Chain.enter(stage.from_, parent, dockerfile, base_environments.get(index))
+        if stage.from_.name is not None:
+            latest[stage.from_.name] = chain
+        for instruction in (stage.from_, *stage.body):
+            yield index, chain, instruction
+            chain.take(instruction, outer.values, build_args)
+
+
+def _check_casing(dockerfile: ast.Dockerfile, findings: Findings) -> None:
     everything: list[ast.Instruction] = [*dockerfile.global_args]
     for stage in dockerfile.stages:
         everything += [stage.from_, *stage.body]
@@ -238,13 +205,13 @@ def _check_casing(dockerfile: ast.Dockerfile, findings: _Findings) -> None:
             findings.add("ConsistentInstructionCasing", message, one)
 
 
-def _check_global(dockerfile: ast.Dockerfile, findings: _Findings) -> None:
+def _check_global(dockerfile: ast.Dockerfile, findings: Findings) -> None:
     for arg in dockerfile.global_args:
         _check_secrets("ARG", (name for name, _ in arg.pairs), arg, findings)
         _check_description("ARG", [name for name, _ in arg.pairs], arg, findings)
 
 
-def _check_names(dockerfile: ast.Dockerfile, findings: _Findings) -> None:
+def _check_names(dockerfile: ast.Dockerfile, findings: Findings) -> None:
     seen: set[str] = set()
     for stage in dockerfile.stages:
         from_ = stage.from_
@@ -252,13 +219,14 @@ def _check_names(dockerfile: ast.Dockerfile, findings: _Findings) -> None:
             continue
         written = from_.name_as_written or from_.name
         if written != from_.name:
-            findings.add("StageNameCasing", f"Stage name '{written}' should be lowercase", from_)
+            message = f"Stage name '{written}' should be lowercase"
+            findings.add("StageNameCasing", message, from_, word=written)
         if from_.name in _RESERVED:
             message = f"Stage name should not use the same name as reserved stage '{from_.name}'"
-            findings.add("ReservedStageName", message, from_)
+            findings.add("ReservedStageName", message, from_, word=written)
         if from_.name in seen:
             message = f"Duplicate stage name '{from_.name}', stage names should be unique"
-            findings.add("DuplicateStageName", message, from_)
+            findings.add("DuplicateStageName", message, from_, word=written)
         seen.add(from_.name)
         for one in (str.islower, str.isupper):
             if one(from_.keyword) and not one(from_.as_keyword):
@@ -269,32 +237,36 @@ def _check_names(dockerfile: ast.Dockerfile, findings: _Findings) -> None:
         _check_description("FROM", [written], from_, findings)
 
 
-def _check_from(from_: ast.From, outer: Scope, defaults: Scope, findings: _Findings) -> None:
+def _check_from(from_: ast.From, outer: Scope, defaults: Scope, findings: Findings) -> None:
     for word in filter(None, (from_.image, from_.platform)):
         expansion = outer.expand(word, from_)
         for name in expansion.unset if expansion else ():
             if name not in outer.names:
                 near = findings.suggestion(name, outer.names)
                 message = f"FROM argument '{name}' is not declared{near}"
-                findings.add("UndefinedArgInFrom", message, from_)
+                findings.add("UndefinedArgInFrom", message, from_, word=word)
     image = defaults.expand(from_.image, from_)
     if image is not None and image.used and re.fullmatch(_IMAGE, image.text, re.ASCII) is None:
         message = f"Default value for ARG {from_.image} results in empty or invalid base image name"
-        findings.add("InvalidDefaultArgInFrom", message, from_)
+        findings.add("InvalidDefaultArgInFrom", message, from_, word=from_.image)
     if from_.platform in _TARGET_PLATFORM:
         message = (
             f"Setting platform to predefined {from_.platform} in FROM is redundant as this is "
             "the default behavior"
         )
-        findings.add("RedundantTargetPlatform", message, from_)
+        findings.add("RedundantTargetPlatform", message, from_, word=_flag(from_))
     elif from_.platform and "$" not in from_.platform:
         parts = from_.platform.lower().split("/")[:2]
         if not any(part and part in (from_.name or "") for part in parts):
             message = f'FROM --platform flag should not use constant value "{from_.platform}"'
-            findings.add("FromPlatformFlagConstDisallowed", message, from_)
+            findings.add("FromPlatformFlagConstDisallowed", message, from_, word=_flag(from_))
 
 
-def _check_once(stage: ast.StageText, findings: _Findings) -> None:
+def _flag(from_: ast.From) -> str:
+    return f"--platform={from_.platform}"
+
+
+def _check_once(stage: ast.StageText, findings: Findings) -> None:
     for kind in _ONCE:
         found = [one for one in stage.body if isinstance(one, kind)]
         for one in found[:-1]:
@@ -305,7 +277,7 @@ def _check_once(stage: ast.StageText, findings: _Findings) -> None:
             findings.add("MultipleInstructionsDisallowed", message, one)
 
 
-def _check_instruction(instruction: ast.Instruction, chain: _Chain, findings: _Findings) -> None:
+def _check_instruction(instruction: ast.Instruction, chain: _Chain, findings: Findings) -> None:
     match instruction:
         case ast.Maintainer():
             message = "Maintainer instruction is deprecated in favor of using label"
@@ -335,10 +307,10 @@ def _check_instruction(instruction: ast.Instruction, chain: _Chain, findings: _F
                 f"Usage of undefined variable '${name}'"
                 f"{findings.suggestion(name, chain.scope.names - set(PLATFORM_ARGS), '$')}"
             )
-            findings.add("UndefinedVar", message, instruction)
+            findings.add("UndefinedVar", message, instruction, word=name)
 
 
-def _check_pairs(instruction: ast.Env | ast.LabelInstruction, findings: _Findings) -> None:
+def _check_pairs(instruction: ast.Env | ast.LabelInstruction, findings: Findings) -> None:
     name = "ENV" if isinstance(instruction, ast.Env) else "LABEL"
     if instruction.legacy:
         message = f'"{name} key=value" should be used instead of legacy "{name} key value" format'
@@ -348,18 +320,18 @@ def _check_pairs(instruction: ast.Env | ast.LabelInstruction, findings: _Finding
 
 
 def _check_secrets(
-    keyword: str, names: Iterable[str], instruction: ast.Base, findings: _Findings
+    keyword: str, names: Iterable[str], instruction: ast.Base, findings: Findings
 ) -> None:
     for name in names:
         if re.search(_SECRET, name, re.IGNORECASE) and not re.search(
             _NOT_SECRET, name, re.IGNORECASE
         ):
             message = f'Do not use ARG or ENV instructions for sensitive data ({keyword} "{name}")'
-            findings.add("SecretsUsedInArgOrEnv", message, instruction)
+            findings.add("SecretsUsedInArgOrEnv", message, instruction, word=name)
 
 
 def _check_description(
-    keyword: str, names: list[str], instruction: ast.From | ast.Arg, findings: _Findings
+    keyword: str, names: list[str], instruction: ast.From | ast.Arg, findings: Findings
 ) -> None:
     """A comment block above a definition describes it when its last line begins with the name."""
     if not instruction.comments or instruction.comments[-1].split(" ")[0] in names:
@@ -374,16 +346,16 @@ def _check_description(
     findings.add("InvalidDefinitionDescription", message, instruction)
 
 
-def _check_workdir(instruction: ast.Workdir, chain: _Chain, findings: _Findings) -> None:
+def _check_workdir(instruction: ast.Workdir, chain: _Chain, findings: Findings) -> None:
     if chain.workdir:
         return
     path = chain.scope.decided(instruction.path, instruction)
     if path is not None and not path.startswith("/"):
         message = f'Relative workdir "{path}" can have unexpected results if the base image changes'
-        findings.add("WorkdirRelativePath", message, instruction)
+        findings.add("WorkdirRelativePath", message, instruction, word=instruction.path)
 
 
-def _check_expose(instruction: ast.Expose, scope: Scope, findings: _Findings) -> None:
+def _check_expose(instruction: ast.Expose, scope: Scope, findings: Findings) -> None:
     for word in instruction.ports:
         if scope.decided(word, instruction) is None:
             continue
@@ -397,7 +369,9 @@ def _check_expose(instruction: ast.Expose, scope: Scope, findings: _Findings) ->
                     "EXPOSE instruction should not define an IP address or host-port mapping, "
                     f"found '{port}'"
                 )
-                findings.add("ExposeInvalidFormat", message, instruction)
+                fix = f"EXPOSE {port.rpartition(':')[2]}"
+                findings.add("ExposeInvalidFormat", message, instruction, word=word, fix=fix)
             if spec.protocol_as_written and spec.protocol_as_written != spec.protocol:
                 message = f"Defined protocol '{port}' in EXPOSE instruction should be lowercase"
-                findings.add("ExposeProtoCasing", message, instruction)
+                fix = f"EXPOSE {port.lower()}"
+                findings.add("ExposeProtoCasing", message, instruction, word=word, fix=fix)

@@ -261,6 +261,8 @@ class Warning:  # noqa: A001  BuildKit's word; import the module, not the name
     where: Location
     reason: str = ""  # why the rule exists, in a sentence
     fatal: bool = False
+    fix: str = ""  # what to write instead, where there is one answer
+    end_line: int = 0  # of the instruction; 0: the line of `where` alone
 
 
 @dataclass(frozen=True, slots=True)
