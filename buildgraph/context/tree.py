@@ -82,8 +82,14 @@ class ContextTree:
     happen is that two of them do the same work.
     """
 
-    def __init__(self, root: str, ignore: IgnoreRules, stat_cache: StatCache):
-        """Open `root`, which is trusted and may be reached by links. Raises InputError."""
+    def __init__(
+        self, root: str, ignore: IgnoreRules, stat_cache: StatCache, *, owners: bool = False
+    ):
+        """Open `root`, which is trusted and may be reached by links. Raises InputError.
+
+        With `owners` the files have theirs; else all are root's, whoever has checked them out.
+        """
+        self._owners = owners
         self.root = root
         self._ignore = ignore
         self._cache = stat_cache
@@ -99,7 +105,7 @@ class ContextTree:
             self._root = Root.at(root)
         except OSError as error:
             raise InputError(f"cannot read the context {root}: {error.strerror}") from error
-        self._top = _stat_of(os.fstat(self._root.fd))
+        self._top = _stat_of(os.fstat(self._root.fd), owners=owners)
         self._began_ns = time.time_ns()
 
     def __enter__(self) -> Self:
@@ -210,7 +216,14 @@ class ContextTree:
                 found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
             found.sort(key=lambda pair: name_order(pair[0]))
             self._seen[path] = out = [
-                (name, _stat_of(s, os.readlink(name, dir_fd=fd) if bits.S_ISLNK(s.st_mode) else ""))
+                (
+                    name,
+                    _stat_of(
+                        s,
+                        os.readlink(name, dir_fd=fd) if bits.S_ISLNK(s.st_mode) else "",
+                        owners=self._owners,
+                    ),
+                )
                 for name, s in found
             ]
             return out
@@ -435,13 +448,13 @@ def _row(name: str, stat: FileStat) -> Row:
     return name, mode, stat.size, stat.mtime_ns, stat.ctime_ns, stat.ino, stat.dev
 
 
-def _stat_of(found: os.stat_result, target: str = "") -> FileStat:
+def _stat_of(found: os.stat_result, target: str = "", *, owners: bool = False) -> FileStat:
     mode = found.st_mode
     return FileStat(
         _KINDS[mode & 0o170000],
         mode & 0o7777,
-        0,
-        0,
+        found.st_uid if owners else 0,
+        found.st_gid if owners else 0,
         found.st_size,
         found.st_mtime_ns,
         found.st_ctime_ns,

@@ -88,7 +88,8 @@ class Selection:
     @property
     def keeps_owner(self) -> bool:
         """Whether files keep the owner they have in the tree (`--from`) or get 0:0 (context)."""
-        return not isinstance(self._op.source, ContextSource)
+        source = self._op.source
+        return not isinstance(source, ContextSource) or source.owners
 
     @property
     def digests(self) -> dict[str, Digest]:

@@ -169,7 +169,8 @@ class Lowering:
             config = replace(
                 config, labels=tuple({**dict(config.labels), **dict(target.labels)}.items())
             )
-        created = range(before, len(self._nodes))
+        # A target that this one names for one of its platforms alone is added in between.
+        created = [n.id for n in self._nodes[before:] if n.label == target.label]
         nodes = tuple(dict.fromkeys([*touched, *created]))
         platform = target.build.target
         plan = TargetPlan(target.label, platform, final.node, config, tuple(final.history), nodes)
@@ -278,7 +279,7 @@ class Lowering:
         elif not isinstance(ref, ScratchRef):
             bound = self._bound(target, ref, stage.platform, where)
             if isinstance(bound, ContextSpec):
-                return ContextSource(self._context(bound))
+                return ContextSource(self._context(bound), bound.owners)
             if isinstance(bound, TargetPlan):
                 node = bound.node
             else:
@@ -335,14 +336,6 @@ class Lowering:
                 "RUN --mount=type=ssh is not supported yet",
                 here[0].where,
                 "copy what the step needs, or use a secret",
-            )
-        if stage.platform != target.build.build and not _runs_here(
-            stage.platform, target.build.build
-        ):
-            raise InputError(
-                f"RUN needs a {stage.platform} machine; this one is {target.build.build}",
-                where,
-                "put the step in a stage FROM --platform=$BUILDPLATFORM",
             )
         if run.network == "host" and target.network != "host":
             raise InputError(
@@ -409,11 +402,6 @@ def _contexts_of(op: Op) -> tuple[int, ...]:
     if isinstance(op, ExecOp):
         return tuple(m.context for m in op.mounts if m.context is not None)
     return ()
-
-
-def _runs_here(platform: Platform, build: Platform) -> bool:
-    """A 64-bit x86 kernel also runs 32-bit x86 programs."""
-    return (build.architecture, platform.architecture) == ("amd64", "386")
 
 
 def needs_directory(graph: NodeGraph) -> list[bool]:

@@ -29,6 +29,7 @@ class ContextSource:
     """Files of a local directory; `context` is an index into NodeGraph.contexts, not identity."""
 
     context: int = field(compare=False)
+    owners: bool = False  # files keep their owners, as those of an archive do
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,8 @@ class ContextSpec:
     ignore: tuple[str, ...]  # patterns, already cleaned
     name: str  # as shown: "context app/"
     ignore_name: str = ""
+    owners: bool = False  # it came as an archive, whose files belong to somebody
+    fleeting: bool = False  # unpacked for this build alone: no later one will look at this place
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,12 @@ class _Made:
 class Unpacker:
     """Writes the members of one archive below an empty directory. Close it when done."""
 
-    def __init__(self, directory: str, epoch: int, overlay: str) -> None:
-        """`overlay` is `trusted` or `user`: whose attributes and whether device nodes are real."""
+    def __init__(self, directory: str, epoch: int, overlay: str, *, whiteouts: bool = True) -> None:
+        """`overlay` is `trusted` or `user`: whose attributes and whether device nodes are real.
+
+        Without `whiteouts` a name that a layer would delete by is a name like any other.
+        """
+        self._whiteouts = whiteouts
         self._root = Root.at(directory)
         self._epoch_ns = epoch * 1_000_000_000
         self._overlay = overlay
@@ -108,7 +112,7 @@ class Unpacker:
                 raise InputError("the archive replaces its own root directory")  # A15
             return
         name = path.rpartition("/")[2]
-        if name.startswith(WHITEOUT_PREFIX):
+        if self._whiteouts and name.startswith(WHITEOUT_PREFIX):
             self._mark(path, name)
             return
         parent = self._parent(path)
