@@ -117,6 +117,58 @@ class ImageBuilt:
 
 
 @dataclass(frozen=True, slots=True)
+class SmokeStarted:
+    """A smoke test begins to run; `reason` says why it has no verdict yet."""
+
+    time: float
+    label: str
+    services: tuple[str, ...]
+    checks: int
+    reason: str = ""
+    run: int = 1  # of --runs
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeNote:
+    """Something happened to a service of a smoke test: it started, is healthy, ended."""
+
+    time: float
+    label: str
+    service: str
+    text: str
+    seconds: float  # since the test began
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinished:
+    """A check of a smoke test was made; `complaints` say what is wrong."""
+
+    time: float
+    label: str
+    check: str
+    ok: bool
+    seconds: float
+    complaints: tuple[str, ...] = ()
+    where: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeFinished:
+    """A smoke test has its verdict; `reason` says why it ended before its checks did."""
+
+    time: float
+    label: str
+    ok: bool
+    cached: bool
+    seconds: float
+    passed: int
+    failed: int
+    reason: str = ""
+    runs: int = 1
+    runs_passed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class BuildFinished:
     """Nothing more will come."""
 
@@ -139,6 +191,10 @@ Event = (
     | NodeCancelled
     | Notice
     | ImageBuilt
+    | SmokeStarted
+    | SmokeNote
+    | CheckFinished
+    | SmokeFinished
     | BuildFinished
 )
 Listener = Callable[[Event], None]

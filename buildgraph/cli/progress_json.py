@@ -14,6 +14,10 @@ Every object has `event` and `time` (seconds since the build began, monotonic). 
     node_cancelled  node label title
     notice          text level where          (level: info | warning)
     image_built     label digest config size layers outputs platform
+    smoke_started   label services checks reason run
+    smoke_note      label service text seconds
+    check_finished  label check ok seconds complaints where
+    smoke_finished  label ok cached seconds passed failed reason runs runs_passed
     build_finished  ok built cached failed cancelled critical_path ([name, seconds] pairs)
 
 `node` is a number that is good for this build alone. `where` is null or {path, line, column,

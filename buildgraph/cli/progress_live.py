@@ -70,7 +70,7 @@ class _State:
     cached: int = 0
     failed: int = 0
     cancelled: int = 0
-    running: dict[int, _Running] = field(default_factory=dict)  # in the order they began
+    running: dict[int | str, _Running] = field(default_factory=dict)  # in the order they began
 
     @property
     def done(self) -> int:
@@ -141,6 +141,12 @@ class LiveScreen:
                 self._end(event)
             case ev.Notice():
                 self._keep(self._frame.notice(event))
+            case ev.SmokeStarted():
+                title = words.smoke_title(event)
+                begun = self._began + event.time
+                state.running[event.label] = _Running(event.label, title, begun, None)
+            case ev.SmokeNote() | ev.CheckFinished() | ev.SmokeFinished():
+                self._smoke(event)
             case _:
                 pass  # the ending's, or the command's
 
@@ -170,6 +176,17 @@ class LiveScreen:
                 if began is None:
                     return
         self._keep(self._frame.ended(event))
+
+    def _smoke(self, event: ev.SmokeNote | ev.CheckFinished | ev.SmokeFinished) -> None:
+        good, text = words.smoke_line(event)
+        if isinstance(event, ev.SmokeNote):
+            running = self._state.running.get(event.label)
+            if running is not None and good:
+                running.last.feed(text.encode() + b"\n")
+                return
+        elif isinstance(event, ev.SmokeFinished):
+            self._state.running.pop(event.label, None)
+        self._keep(self._frame.smoke(event.label, good, text))
 
     def _keep(self, line: Text) -> None:
         if len(self._scroll) >= _SCROLL:
@@ -265,6 +282,15 @@ class Frame:
         text.append(f"{mark} ", style).append(f"{took:>6} ", "dim")
         text.append(f"{safe(event.label)} ", "cyan").append(safe(event.title))
         text.no_wrap = True  # one row; the log has it in full
+        return text
+
+    def smoke(self, label: str, good: bool, told: str) -> Text:
+        """Return the line that stays of a check or a test."""
+        mark = ("✓" if good else "✗") if self._unicode else ("+" if good else "x")
+        text = self._styled("", "")
+        text.append(f"{mark} ", "green" if good else "red").append(f"{safe(label)} ", "cyan")
+        text.append(told)
+        text.no_wrap = True
         return text
 
     def notice(self, event: ev.Notice) -> Text:

@@ -134,6 +134,16 @@ class PlainScreen:
                     yield self._node(event, self._paint(_YELLOW, "CANCELLED"))
             case ev.Notice():
                 yield notice(event)
+            case ev.SmokeStarted():
+                yield f"{safe(event.label)} {words.smoke_title(event)}"
+                if event.reason:
+                    yield self._paint(_DIM, f"{safe(event.label)} because {safe(event.reason)}")
+            case ev.SmokeNote() | ev.CheckFinished() | ev.SmokeFinished():
+                good, text = words.smoke_line(event)
+                quiet = isinstance(event, ev.SmokeNote) and good
+                yield f"{safe(event.label)} " + (
+                    text if quiet else self._paint(_GREEN if good else _RED, text)
+                )
             case _:
                 pass  # the ending's, or the command's
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import platform as machine
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -130,9 +131,17 @@ class Session:
     # -- from targets to a graph -----------------------------------------------------------
 
     def prepare(
-        self, workspace: Workspace, labels: Sequence[Label], listener: ev.Listener
+        self,
+        workspace: Workspace,
+        labels: Sequence[Label],
+        listener: ev.Listener,
+        *,
+        smokes: bool = False,
     ) -> Prepared:
-        """Lower targets to a graph; rules and outside images are resolved on the way."""
+        """Lower targets to a graph; rules and outside images are resolved on the way.
+
+        See `Preparer.prepare` for what `smokes` means.
+        """
         from buildgraph_rules.library import Rules
 
         self.rules = Rules(
@@ -162,7 +171,7 @@ class Session:
             resolve_rule=resolve_rule,
             load_image=load_image,
         )
-        prepared = preparer.prepare(labels)
+        prepared = preparer.prepare(labels, smokes=smokes)
         prepared.observed.extend(self.rules.observed())
         for text, where in prepared.warnings:
             listener(ev.Notice(self.now(), text, "warning", where))
@@ -222,7 +231,12 @@ class OpenGraph:
                 }
         return out
 
-    def build(self, deliveries: Sequence[Delivery], listener: ev.Listener) -> BuildResult:
+    def build(
+        self,
+        deliveries: Sequence[Delivery],
+        listener: ev.Listener,
+        cancel: threading.Event | None = None,
+    ) -> BuildResult:
         """Build the graph and deliver; see `Builder.run`."""
         session = self.session
         settings = session.settings
@@ -260,6 +274,7 @@ class OpenGraph:
             listener=lambda event: self._tell(event, listener),
             warm_up=self._warm_up,
             started=session.started,
+            cancel=cancel,
         )
         return builder.run(deliveries)
 

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 
 from buildgraph.cli.escape import safe
 from buildgraph.errors import Interrupted
-from buildgraph.events import BuildFinished, Event, NodeCancelled, NodeFailed
+from buildgraph.events import (
+    BuildFinished,
+    CheckFinished,
+    Event,
+    NodeCancelled,
+    NodeFailed,
+    SmokeFinished,
+    SmokeNote,
+    SmokeStarted,
+)
 
 _CRITICAL_STEPS = 5  # shown of the critical path; the slowest are what one acts on
 _CRITICAL_SHARE = 0.03  # of its time, for a step to be worth a line
@@ -83,3 +92,31 @@ def critical_path(event: BuildFinished) -> Iterator[str]:
     for index in sorted(slowest):
         name, spent = path[index]
         yield f"  {seconds(spent):>6} {safe(name)}"
+
+
+def smoke_title(event: SmokeStarted) -> str:
+    """Return `test db, app: 3 checks`, with the number of the run where there are several."""
+    names = ", ".join(safe(name) for name in event.services[:5])
+    more = f" and {len(event.services) - 5} more" if len(event.services) > 5 else ""
+    services = f" {names}{more}:" if names else ""
+    again = f" (run {event.run})" if event.run > 1 else ""
+    return f"test{services} {plural(event.checks, 'check')}{again}"
+
+
+def smoke_line(event: SmokeNote | CheckFinished | SmokeFinished) -> tuple[bool, str]:
+    """Return whether it is good news, and the news with its time."""
+    if isinstance(event, SmokeNote):
+        bad = event.text not in ("started", "healthy")
+        return not bad, f"{safe(event.service)} {safe(event.text)} {seconds(event.seconds)}"
+    if isinstance(event, CheckFinished):
+        head = "ok" if event.ok else "FAILED"
+        what = f": {safe(event.complaints[0])}" if event.complaints else ""
+        return event.ok, f"{head} {safe(event.check)} {seconds(event.seconds)}{what}"
+    if event.cached:
+        return True, f"PASSED before, CACHED ({plural(event.passed, 'check')})"
+    runs = f", {event.runs_passed} of {event.runs} runs passed" if event.runs > 1 else ""
+    count = plural(event.passed + event.failed, "check")
+    if event.ok:
+        return True, f"PASSED {seconds(event.seconds)} ({count}{runs})"
+    failed = f"{event.failed} of {count} failed" if event.failed else safe(event.reason)
+    return False, f"FAILED {seconds(event.seconds)} ({failed}{runs})"

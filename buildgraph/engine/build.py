@@ -42,11 +42,15 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What to do once the nodes of a target are done; `needs` are node ids."""
+    """What to do, beside other nodes, once the nodes of a target are done; `needs` are node ids.
+
+    It ends in an event that says what came of it: an image is there, a smoke test has a verdict.
+    """
 
     label: str
     needs: tuple[int, ...]
-    deliver: Callable[[Mapping[int, Outcome]], ev.ImageBuilt]
+    deliver: Callable[[Mapping[int, Outcome]], ev.ImageBuilt | ev.SmokeFinished]
+    title: str = "image"
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ class BuildResult:
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     images: list[ev.ImageBuilt] = field(default_factory=list)
+    smokes: list[ev.SmokeFinished] = field(default_factory=list)
     built: int = 0
     cached: int = 0
     errors: list[BuildgraphError] = field(default_factory=list)
@@ -76,8 +81,12 @@ class Builder:
         listener: ev.Listener,
         warm_up: Callable[[], None] = lambda: None,
         started: float | None = None,
+        cancel: threading.Event | None = None,
     ):
-        """`warm_up` is called once it is known that something will run in a sandbox."""
+        """`warm_up` is called once it is known that something will run in a sandbox.
+
+        A set `cancel` stops the build, as `self.cancel` does; deliveries may listen to it.
+        """
         self._graph = graph
         self._store = store
         self._layers = layers
@@ -87,7 +96,7 @@ class Builder:
         self._options = options
         self._emit = listener
         self._started = time.monotonic() if started is None else started
-        self._cancel = threading.Event()
+        self._cancel = cancel or threading.Event()
         self._keys: dict[int, NodeKey] = {}
         self._again: set[int] = set()
         self._warm_up: Callable[[], None] | None = warm_up
@@ -163,11 +172,8 @@ class Builder:
                 raise error
             self.result.errors.append(error)
             if index >= total:
-                self._emit(
-                    ev.NodeFailed(
-                        self.now(), index, deliveries[index - total].label, "image", 0.0, error
-                    )
-                )
+                failed = deliveries[index - total]
+                self._emit(ev.NodeFailed(self.now(), index, failed.label, failed.title, 0.0, error))
         cancelled = [
             n for n in self._graph.nodes if scheduler.states[n.id] in (State.SKIPPED, State.WAITING)
         ]
@@ -356,7 +362,10 @@ class Builder:
     def _deliver(self, delivery: Delivery) -> None:
         built = replace(delivery.deliver(self.result.outcomes), time=self.now())
         with self._guard:
-            self.result.images.append(built)
+            if isinstance(built, ev.ImageBuilt):
+                self.result.images.append(built)
+            else:
+                self.result.smokes.append(built)
         self._emit(built)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from buildgraph import limits
+from buildgraph.boxfile.smoke import ImageName, SmokeTarget
 from buildgraph.boxfile.target import (
     DirContext,
     DockerfileAt,
@@ -74,6 +75,23 @@ RuleResolver = Callable[[Target, Platform], RulePlan]
 ImageLoader = Callable[[str, Platform, Location], tuple[ResolvedImage, Chain]]
 
 
+OutsideImage = tuple[ImageConfig, Chain]
+
+
+@dataclass(frozen=True, slots=True)
+class SmokePlan:
+    """A smoke test with the images it runs or looks at: those of targets, and those of outside."""
+
+    target: SmokeTarget
+    plans: Mapping[Label, TargetPlan]
+    outside: Mapping[LayoutContext | ImageName, OutsideImage]
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        """The nodes that must be done before it can run."""
+        return tuple(sorted({p.node for p in self.plans.values() if p.node is not None}))
+
+
 @dataclass(slots=True)
 class Prepared:
     """A graph with the targets that were asked for; `chains` of outside images by digest."""
@@ -85,6 +103,7 @@ class Prepared:
     warnings: list[tuple[str, Location | None]] = field(default_factory=list)
     observed: list[str] = field(default_factory=list)
     inputs: tuple[TargetInput, ...] = ()  # each image target, once a platform
+    smokes: list[SmokePlan] = field(default_factory=list)
 
 
 class Preparer:
@@ -117,24 +136,33 @@ class Preparer:
         self.observed: list[str] = []
         self.warnings: list[tuple[str, Location | None]] = []
 
-    def prepare(self, labels: Sequence[Label]) -> Prepared:
-        """Lower every requested target and what it needs; all input errors are raised at once."""
-        wanted = self._members(labels)
+    def prepare(self, labels: Sequence[Label], *, smokes: bool = False) -> Prepared:
+        """Lower every requested target and what it needs; all input errors are raised at once.
+
+        With `smokes` only the smoke tests among the targets count, and their images are built but
+        not delivered; without it they are left out, and asking for nothing else is an error.
+        """
+        members = self._members(labels)
+        tests = [label for label in members if self._workspace.target(label).rule == "smoke"]
+        wanted = [] if smokes else [label for label in members if label not in set(tests)]
+        _check_choice(labels, wanted, tests, smokes)
         self._requested = {str(label) for label in wanted}
-        closure = self._workspace.closure(wanted)
+        roots = tests if smokes else wanted
+        closure = self._workspace.closure(roots)
         self._targets = {str(t.label): t for t in closure}
         plans: dict[str, list[TargetPlan]] = {}
         errors: list[InputError] = []
         broken: set[str] = set()
-        by_platform = self._platforms(wanted)
+        by_platform = self._platforms(roots)
         for target in closure:
-            for platform in by_platform.get(str(target.label), [self._host]):
+            for platform in by_platform.get(str(target.label), ()):
                 try:
                     if target.rule != "group" and not self._stands_on(target, broken):
                         self._ensure(str(target.label), platform)
                 except InputError as error:
                     broken.add(str(target.label))
-                    errors.append(error)
+                    if error not in errors:  # of a target that several need
+                        errors.append(error)
         raise_all(errors)
         for label in wanted:
             name = str(label)
@@ -149,7 +177,40 @@ class Preparer:
             self.warnings,
             self.observed,
             tuple(self._inputs),
+            planned,
         )
+
+    def _smoke_plans(
+        self, tests: Sequence[Label], broken: set[str], errors: list[InputError]
+    ) -> list[SmokePlan]:
+        out: list[SmokePlan] = []
+        for label in tests:
+            target = self._workspace.target(label)
+            if self._stands_on(target, broken):
+                continue
+            smoke = self._workspace.smoke(target)
+            self.warnings.extend(smoke.warnings)
+            outside: dict[LayoutContext | ImageName, OutsideImage] = {}
+            for service in smoke.services:
+                if not isinstance(service.image, Label):
+                    try:
+                        outside[service.image] = self._outside(service.image, service.image_where)
+                    except InputError as error:
+                        errors.append(error)
+            needed = [needed for needed, _ in self._workspace.needs(target)]
+            plans = {n: self._lowering.plans[str(n), self._host] for n in needed}
+            out.append(SmokePlan(smoke, plans, outside))
+        return out
+
+    def _outside(self, image: LayoutContext | ImageName, where: Location) -> OutsideImage:
+        if isinstance(image, ImageName):
+            reference = image.reference
+        else:
+            binding = self._binding(image, where)
+            assert isinstance(binding, ImageBinding)
+            reference = binding.reference
+        found = self._image(reference, self._host, where)
+        return found.config, self._chains[found.digest]
 
     def read(self, label: Label, *, requested: bool) -> list[TargetInput]:
         """Return an image target with all that its Dockerfile is read with, once a platform.
@@ -185,25 +246,31 @@ class Preparer:
         return list(out)
 
     def _platforms(self, wanted: Sequence[Label]) -> dict[str, list[Platform]]:
-        """Return the platforms of each target; dependencies take those of their users."""
-        groups: dict[tuple[Platform, ...], list[Label]] = {}
-        for label in wanted:
-            groups.setdefault(self._own_platforms(label), []).append(label)
+        """Return the platforms that each target is certainly needed for.
+
+        Those that are asked for, and this machine's for what stands below targets of this machine
+        alone. Of the others only their users' FROM lines say which platforms they need.
+        """
         out: dict[str, list[Platform]] = {}
-        for own, labels in groups.items():
-            for needed in self._workspace.closure(labels):
-                have = out.setdefault(str(needed.label), [])
-                have.extend(p for p in own if p not in have)
+        native: list[Label] = []
+        for label in wanted:
+            out[str(label)] = list(dict.fromkeys(self._own_platforms(label)))
+            if out[str(label)] == [self._host]:
+                native.append(label)
+        for needed in self._workspace.closure(native):
+            out.setdefault(str(needed.label), [self._host])
         return out
 
     def _own_platforms(self, label: Label) -> tuple[Platform, ...]:
         if self._overrides.platforms:
-            return tuple(parse_platform(text) for text in self._overrides.platforms)
+            return tuple(self._platform(text) for text in self._overrides.platforms)
         target = self._workspace.target(label)
-        if target.rule != "image":
-            return (self._host,)
-        located = image_target(target).platforms
-        return tuple(parse_platform(p.text, p.where) for p in located) or (self._host,)
+        located = target.items("platforms") if "platforms" in target.attrs else ()
+        found = tuple(self._platform(text_of(item), item.where) for item in located)
+        return found or (self._host,)
+
+    def _platform(self, text: str, where: Location | None = None) -> Platform:
+        return self._host if text == "local" else parse_platform(text, where)
 
     def _stands_on(self, target: Target, broken: set[str]) -> bool:
         """One mistake is one error: what needs a broken target is not reported again."""
@@ -347,6 +414,24 @@ class Preparer:
             self._images[reference, platform] = found
             self._chains[found.digest] = chain
         return found
+
+
+def _check_choice(
+    labels: Sequence[Label], wanted: Sequence[Label], tests: Sequence[Label], smokes: bool
+) -> None:
+    """Refuse to do nothing: no smoke test to run, or nothing but smoke tests to build."""
+    if smokes and labels and not tests:
+        raise InputError(
+            f"there is no smoke test among {len(labels)} targets"
+            if len(labels) > 1
+            else f"{labels[0]} is not a smoke test",
+            hint="a target with `rule: smoke` is one",
+        )
+    if not smokes and tests and not wanted:
+        raise InputError(
+            f"{tests[0]} is a smoke test: there is nothing to build",
+            hint=f"buildgraph test {tests[0].short}",
+        )
 
 
 def _parse_inline(source: DockerfileInline) -> Dockerfile:
