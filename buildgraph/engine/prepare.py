@@ -25,6 +25,7 @@ from buildgraph.boxfile.target import (
     Target,
     group_target,
     image_target,
+    text_of,
 )
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.dockerfile.directives import check_frontend
@@ -132,6 +133,7 @@ class Preparer:
         self._parsed: dict[str, Dockerfile] = {}
         self._ignores: dict[tuple[str, str], ContextSpec] = {}
         self._inputs: list[TargetInput] = []
+        self._failed: dict[tuple[str, Platform], InputError] = {}
         self._lowering = Lowering(self._image, self._ensure)
         self.observed: list[str] = []
         self.warnings: list[tuple[str, Location | None]] = []
@@ -282,6 +284,15 @@ class Preparer:
         plan = self._lowering.plans.get((label, platform))
         if plan is not None:
             return plan
+        if (label, platform) in self._failed:
+            raise self._failed[label, platform]  # the same one, so that it is told once
+        try:
+            return self._add(label, platform)
+        except InputError as error:
+            self._failed[label, platform] = error
+            raise
+
+    def _add(self, label: str, platform: Platform) -> TargetPlan:
         target = self._targets.get(label)
         if target is None:
             target = self._workspace.target(parse_label(label, ""))
