@@ -134,18 +134,23 @@ class PlainScreen:
                     yield self._node(event, self._paint(_YELLOW, "CANCELLED"))
             case ev.Notice():
                 yield notice(event)
-            case ev.SmokeStarted():
-                yield f"{safe(event.label)} {words.smoke_title(event)}"
-                if event.reason:
-                    yield self._paint(_DIM, f"{safe(event.label)} because {safe(event.reason)}")
-            case ev.SmokeNote() | ev.CheckFinished() | ev.SmokeFinished():
-                good, text = words.smoke_line(event)
-                quiet = isinstance(event, ev.SmokeNote) and good
-                yield f"{safe(event.label)} " + (
-                    text if quiet else self._paint(_GREEN if good else _RED, text)
-                )
+            case ev.SmokeStarted() | ev.SmokeNote() | ev.CheckFinished() | ev.SmokeFinished():
+                yield from self._smoke(event)
             case _:
                 pass  # the ending's, or the command's
+
+    def _smoke(
+        self, event: ev.SmokeStarted | ev.SmokeNote | ev.CheckFinished | ev.SmokeFinished
+    ) -> Iterator[str]:
+        label = safe(event.label)
+        if isinstance(event, ev.SmokeStarted):
+            yield f"{label} {words.smoke_title(event)}"
+            if event.reason:
+                yield self._paint(_DIM, f"{label} because {safe(event.reason)}")
+            return
+        good, text = words.smoke_line(event)
+        quiet = good and isinstance(event, ev.SmokeNote)
+        yield f"{label} " + (text if quiet else self._paint(_GREEN if good else _RED, text))
 
     def _started(self, event: ev.NodeStarted) -> Iterator[str]:
         self._since[event.node] = event.time
