@@ -84,6 +84,11 @@ class SandboxHost:
         """Say in words what is weaker here than it should be; complete after the first run."""
         return (*self._warnings, *self._groups.warnings)
 
+    @property
+    def id_shift(self) -> int:
+        """What is added to the ids of containers, as seen from here; complete after a start."""
+        return self._machine.base
+
     def __enter__(self) -> SandboxHost:
         return self
 
