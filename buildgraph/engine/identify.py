@@ -142,7 +142,7 @@ class Identifier:
                     facts["below"] = below  # members go through links and directories of the base
                 known = facts
             records.save_memo(self._store, question, known)
-        return copy_key(op, node.platform, self._epoch, files, known)
+        return copy_key(op, self._epoch, files, known)
 
     def _files(self, node: Node, op: CopyOp, sources: tuple[Chain, ...]) -> str:
         """Return the tree digest of what a COPY selects."""
@@ -182,4 +182,4 @@ class Identifier:
         if known is None:
             known = self.mkdir(node, op, parent).as_json()
             records.save_memo(self._store, question, known)
-        return mkdir_key(op, node.platform, self._epoch, known)
+        return mkdir_key(op, self._epoch, known)

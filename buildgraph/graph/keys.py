@@ -41,8 +41,9 @@ def make_key(preimage: Preimage) -> NodeKey:
     return NodeKey(sha256_digest(canonical(preimage)), preimage)
 
 
-def _head(kind: str, platform: Platform, epoch: int) -> dict[str, Any]:
-    return {"schema": SCHEMA, "kind": kind, "platform": str(platform), "epoch": epoch}
+def _head(kind: str, platform: Platform | None, epoch: int) -> dict[str, Any]:
+    head: dict[str, Any] = {"schema": SCHEMA, "kind": kind, "epoch": epoch}
+    return head if platform is None else {**head, "platform": str(platform)}
 
 
 def exec_key(
@@ -81,16 +82,15 @@ def exec_key(
     )
 
 
-def copy_key(
-    op: CopyOp, platform: Platform, epoch: int, files: str, destination: Mapping[str, Any]
-) -> NodeKey:
+def copy_key(op: CopyOp, epoch: int, files: str, destination: Mapping[str, Any]) -> NodeKey:
     """Key of a COPY or ADD: the files' tree digest, and what the destination looks like.
 
-    The parent's identity is not in it: where the destination is the same, the layer is.
+    The parent's identity is not in it: where the destination is the same, the layer is. Nor is
+    the platform: files are copied alike for all, so images of several share the layer.
     """
     return make_key(
         {
-            **_head("copy", platform, epoch),
+            **_head("copy", None, epoch),
             "files": files,
             "destination": destination,
             "chmod": op.chmod,
@@ -100,12 +100,10 @@ def copy_key(
     )
 
 
-def mkdir_key(
-    op: MkdirOp, platform: Platform, epoch: int, destination: Mapping[str, Any]
-) -> NodeKey:
-    """Key of a WORKDIR."""
+def mkdir_key(op: MkdirOp, epoch: int, destination: Mapping[str, Any]) -> NodeKey:
+    """Key of a WORKDIR, the same for every platform."""
     return make_key(
-        {**_head("mkdir", platform, epoch), "path": op.path, "destination": destination}
+        {**_head("mkdir", None, epoch), "path": op.path, "destination": destination}
     )
 
 

@@ -85,19 +85,19 @@ def test_joined_strings_cannot_collide() -> None:
 
 def test_copy_mkdir_and_packages_keys_differ_by_their_parts() -> None:
     copy = CopyOp(ContextSource(0), ("a",), (), "/x")
-    base = copy_key(copy, AMD, 1, "t1", {"dest": "/x"}).digest
-    assert copy_key(copy, AMD, 1, "t2", {"dest": "/x"}).digest != base
-    assert copy_key(copy, AMD, 1, "t1", {"dest": "/y"}).digest != base
+    base = copy_key(copy, 1, "t1", {"dest": "/x"}).digest
+    assert copy_key(copy, 1, "t2", {"dest": "/x"}).digest != base
+    assert copy_key(copy, 1, "t1", {"dest": "/y"}).digest != base
     for change in ({"chmod": "755"}, {"unpack": False}, {"preserve_times": True}):
         assert (
-            copy_key(dataclasses.replace(copy, **change), AMD, 1, "t1", {"dest": "/x"}).digest
+            copy_key(dataclasses.replace(copy, **change), 1, "t1", {"dest": "/x"}).digest
             != base
         )
     # Where the files came from is not what they are.
     moved = dataclasses.replace(copy, paths=("b/a",))
-    assert copy_key(moved, AMD, 1, "t1", {"dest": "/x"}).digest == base
-    mkdir = mkdir_key(MkdirOp("/x"), AMD, 1, {}).digest
-    assert mkdir_key(MkdirOp("/y"), AMD, 1, {}).digest != mkdir
+    assert copy_key(moved, 1, "t1", {"dest": "/x"}).digest == base
+    mkdir = mkdir_key(MkdirOp("/x"), 1, {}).digest
+    assert mkdir_key(MkdirOp("/y"), 1, {}).digest != mkdir
     packages = PackagesOp((("a", "1", "amd64", "sha256:1"),), True)
     assert (
         packages_key(packages, AMD, 1, "p").digest
@@ -122,8 +122,8 @@ def test_differences_name_variable_argument_and_file() -> None:
 
 def test_differences_name_the_file() -> None:
     copy = CopyOp(ContextSource(0), ("a",), (), "/x")
-    old = copy_key(copy, AMD, 1, "t1", {}).preimage
-    new = copy_key(copy, AMD, 1, "t2", {}).preimage
+    old = copy_key(copy, 1, "t1", {}).preimage
+    new = copy_key(copy, 1, "t2", {}).preimage
     before = {"a.c": ("file", "644", "sha256:11"), "gone": ("file", "644", "sha256:22")}
     after = {"a.c": ("file", "644", "sha256:33"), "new": ("file", "755", "sha256:44")}
     assert differences(old, new, before, after) == (
