@@ -79,6 +79,7 @@ class LayerStore:
         self._busy: dict[str, threading.Lock] = {}
         self._trees: dict[str, DirTree] = {}
         self._tocs: dict[str, TocTree] = {}
+        self._offers: dict[str, Callable[[], object]] = {}
 
     # --- making layers ------------------------------------------------------------------------
 
@@ -184,8 +185,26 @@ class LayerStore:
 
     # --- asking for layers --------------------------------------------------------------------
 
+    def offer(self, diff_id: Digest, bring: Callable[[], object]) -> None:
+        """Promise a layer that is elsewhere: `bring` puts it into the store once it is needed.
+
+        `bring` uses `adopt_blob` or `import_blob`, so its bytes are verified before any use; it
+        may be called by several threads, and again. The size of such a `Layer` is not known yet.
+        """
+        with self._guard:
+            self._offers[diff_id] = bring
+
+    def _fetched(self, layer: Layer) -> None:
+        """Bring a layer here that was offered and is needed now."""
+        bring = self._offers.get(layer.diff_id)
+        if bring is not None and not self._is_here(layer):
+            bring()
+
     def available(self, layer: Layer) -> bool:
-        """Return whether at least one form of the layer is in the store."""
+        """Return whether some form of the layer is in the store, or was offered."""
+        return layer.diff_id in self._offers or self._is_here(layer)
+
+    def _is_here(self, layer: Layer) -> bool:
         if self.store.has_snapshot(hex_of(layer.diff_id)):
             return True
         known = self._load(layer.diff_id)
@@ -205,17 +224,18 @@ class LayerStore:
         what it must not, HostError.
         """
         name = hex_of(layer.diff_id)
+        self._fetched(layer)
         with self._one_at_a_time(layer.diff_id):
             if self.store.has_snapshot(name):
                 return Path(self.store.snapshot_path(name))
-            digest = self._any_blob(layer)
+            digest, size = self._any_blob(layer)
             with self.store.new_scratch() as scratch:
-                found = self._unpack(self._plain(digest, layer.size), layer.size, scratch.upper)
+                found = self._unpack(self._plain(digest, size), size, scratch.upper)
                 if found.diff_id != layer.diff_id:
                     raise StoreCorrupt(
                         f"blob {digest} unpacks to {found.diff_id}, not to {layer.diff_id}"
                     )
-                self._publish(layer, Path(scratch.upper))
+                self._publish(found, Path(scratch.upper))
             return Path(self.store.snapshot_path(name))
 
     def _unpack(self, source: Iterator[bytes], total: int, directory: str) -> Layer:
@@ -272,6 +292,7 @@ class LayerStore:
         A foreign layer is given as it came, whatever its compression, unless `force`. What is
         packed is checked against the diff_id again. Idempotent. Raises StoreCorrupt, HostError.
         """
+        self._fetched(layer)
         with self._one_at_a_time(layer.diff_id):
             known = self._load(layer.diff_id) or LayerRecord(layer.size)
             wanted = compression.id
@@ -298,10 +319,10 @@ class LayerStore:
             chunks = tar_chunks(ordered, HeaderWriter(1 << 40))
             what = f"snapshot {name}"
         else:
-            digest = self._any_blob(layer)
-            chunks = rechunk(self._plain(digest, layer.size))
+            digest, size = self._any_blob(layer)
+            chunks = rechunk(self._plain(digest, size))
             what = f"blob {digest}"
-        made, blob = self._pack(chunks, compression, layer.size > INLINE)
+        made, blob = self._pack(chunks, compression, known.size > INLINE)
         if made.diff_id != layer.diff_id:
             raise StoreCorrupt(
                 f"{what} no longer has the bytes of layer {layer.diff_id} (now {made.diff_id})",
@@ -309,11 +330,12 @@ class LayerStore:
             )
         return blob
 
-    def _any_blob(self, layer: Layer) -> Digest:
+    def _any_blob(self, layer: Layer) -> tuple[Digest, int]:
+        """Return a blob of the layer, and the size of the tar in it."""
         known = self._load(layer.diff_id)
         for digest, _ in known.blobs.values() if known else ():
-            if self.store.has_blob(digest):
-                return digest
+            if known is not None and self.store.has_blob(digest):
+                return digest, known.size
         raise StoreCorrupt(
             f"no form of layer {layer.diff_id} is in the store any more",
             hint="build again: it will be made anew",
@@ -347,6 +369,40 @@ class LayerStore:
             known.blobs[name] = (digest, size)
             self._merge(diff_id, known)
             return layer
+
+    def adopt_blob(self, diff_id: Digest, digest: Digest, size: int) -> Layer:
+        """Take a blob of the store as a layer from outside, verifying its diff_id (A24).
+
+        Its digest was verified when it was stored. A blob whose bytes unpack to something else is
+        removed again: InputError names both digests.
+        """
+        with self._one_at_a_time(diff_id):
+            layer = self.knows_blob(diff_id, digest, size)
+            if layer is not None:
+                return layer
+            hasher = hashlib.sha256()
+            plain = Size()
+            fd = self.store.open_blob(digest)
+            try:
+                form = sniff(os.read(fd, 16))
+            finally:
+                os.close(fd)
+            stream = decompress(self._open(digest), total=self.cap)
+            try:
+                fan_out(plain.counting(stream), [hasher.update], threads=size > INLINE)
+            except InputError:
+                self.store.remove_blob(digest)
+                raise
+            found = Digest(f"sha256:{hasher.hexdigest()}")
+            if found != diff_id:
+                self.store.remove_blob(digest)
+                raise InputError(
+                    f"layer blob {digest} unpacks to {found}, but the image's config says {diff_id}"
+                )
+            known = self._load(diff_id) or LayerRecord(plain.total, foreign=True)
+            known.blobs[f"foreign-{form}"] = (digest, size)
+            self._merge(diff_id, known)
+            return Layer(diff_id, plain.total)
 
     def _take_in(
         self, diff_id: Digest, digest: Digest, size: int, source: Iterator[bytes]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from buildgraph.errors import HostError
+from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.transport.addresses import AddressPolicy, literal_zone
 from buildgraph.transport.failures import Again, Refused, TransportError
 from buildgraph.transport.headers import Headers
@@ -46,7 +46,7 @@ _LOST: Final = (BrokenPipeError, ConnectionResetError)
 class Tls:
     """How a server's certificate is checked, and ours shown. Paths of PEM files."""
 
-    ca_file: str | None = None  # besides the system's; $SSL_CERT_FILE replaces those
+    ca_files: tuple[str, ...] = ()  # besides the system's; $SSL_CERT_FILE replaces those
     client_cert: str | None = None
     client_key: str | None = None
     verify: bool = True
@@ -55,13 +55,13 @@ class Tls:
         """Return a new context. Raises HostError for files that cannot be used."""
         try:
             context = ssl.create_default_context()
-            if self.ca_file is not None:
-                context.load_verify_locations(self.ca_file)
+            for name in self.ca_files:
+                context.load_verify_locations(name)
             if self.client_cert is not None:
                 context.load_cert_chain(self.client_cert, self.client_key)
         except (OSError, ssl.SSLError) as error:
-            name = self.client_cert if self.ca_file is None else self.ca_file
-            raise HostError(f"cannot use the certificates in {name}: {error}") from error
+            names = ", ".join(filter(None, (*self.ca_files, self.client_cert)))
+            raise HostError(f"cannot use the certificates in {names}: {error}") from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -345,34 +345,43 @@ def _translated(error: Exception, url: Url, proxied: bool, via: Origin | None = 
     """Return what an exception of the network means: Again where it may pass."""
     import http.client
 
-    from urllib3.exceptions import HTTPError
+    from urllib3.exceptions import HTTPError, IncompleteRead
 
-    if isinstance(error, HostError | Again) or type(error).__module__.startswith("buildgraph."):
+    if isinstance(error, BuildgraphError | Again):
         return error
     cause = _root(error)
+    for one in (error, cause):
+        if isinstance(one, IncompleteRead | http.client.IncompleteRead):
+            left = f"{one.expected} bytes early" if one.expected else "in the middle"
+            return Again(f"{url.origin.netloc} closed the connection {left}")
     host = url.origin.netloc if via is None else via.netloc
     if proxied:
         host = f"the proxy {host}" if via is not None else f"{host}, through the proxy"
+    if isinstance(cause, ssl.SSLCertVerificationError | socket.gaierror):
+        return _of_the_host(cause, url, host)
+    if isinstance(cause, CannotConnect):
+        return Again(f"cannot connect to {host}: {cause}")
+    if isinstance(cause, OSError | http.client.HTTPException | HTTPError):
+        text = str(cause) or type(cause).__name__
+        return Again(f"{host}: {text[:300]}")
+    return error
+
+
+def _of_the_host(
+    cause: ssl.SSLCertVerificationError | socket.gaierror, url: Url, host: str
+) -> Exception:
+    """Return what it means that a host cannot be found or trusted."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return TransportError(
             f"{url.shown}: the certificate of {url.origin.netloc} is not trusted: "
             f"{cause.verify_message or cause.reason}",
             hint="if it is of an authority of your own, name that in SSL_CERT_FILE",
         )
-    if isinstance(cause, socket.gaierror):
-        if cause.errno == socket.EAI_NONAME:
-            return TransportError(
-                f"{url.shown}: nobody knows the host {host}", hint="is it spelled right?"
-            )
-        return Again(f"the name of {host} cannot be looked up: {cause.strerror}")
-    if isinstance(cause, CannotConnect):
-        return Again(f"cannot connect to {host}: {cause}")
-    if isinstance(cause, TimeoutError):
-        return Again(f"{host}: {cause}")
-    if isinstance(cause, OSError | http.client.HTTPException | HTTPError):
-        text = str(cause) or type(cause).__name__
-        return Again(f"{host}: {text[:300]}")
-    return error
+    if cause.errno == socket.EAI_NONAME:
+        return TransportError(
+            f"{url.shown}: nobody knows the host {host}", hint="is it spelled right?"
+        )
+    return Again(f"the name of {host} cannot be looked up: {cause.strerror}")
 
 
 def _root(error: BaseException) -> BaseException:

@@ -21,8 +21,8 @@ _OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 class Partial:
     """A file below `partial/` that outlives its process, held by one downloader at a time.
 
-    A context manager; leaving it keeps the bytes for the next attempt. Nothing in it is believed:
-    `commit` hashes all of it.
+    A context manager; leaving it keeps the bytes for the next attempt. Nothing of an earlier
+    attempt is believed: `commit` hashes all of it again, where this object did not write it all.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Partial:
         self._publish = publish
         self._lock = lock
         self._fd = -1
+        self._hashed = -1  # bytes from the beginning that went through the hashers; -1: not all did
 
     @property
     def size(self) -> int:
@@ -48,6 +49,10 @@ class Partial:
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append bytes; return how many (all). Raises HostError when the disk refuses."""
         view = memoryview(data).cast("B")
+        if self._hashed >= 0:
+            self._strong.update(view)
+            self._quick.update(view)
+            self._hashed += len(view)
         try:
             self._disk.before("write")
             while view:
@@ -59,13 +64,28 @@ class Partial:
     def restart(self) -> None:
         """Drop all bytes: the source cannot go on where it was cut."""
         os.ftruncate(self._fd, 0)
+        self._begin_hashing()
+
+    def _begin_hashing(self) -> None:
+        import hashlib
+
+        import xxhash
+
+        self._strong = hashlib.sha256()
+        self._quick = xxhash.xxh3_128()
+        self._hashed = 0
+
+    def _hashes(self) -> tuple[Digest, bytes]:
+        if self._hashed == self.size:
+            return Digest(f"sha256:{self._strong.hexdigest()}"), self._quick.digest()
+        return digest_of(self._fd)
 
     def commit(self, expected: Digest | None = None) -> Digest:
         """Publish the bytes as a blob and return its digest.
 
         Raises StoreCorrupt, and drops the bytes, where they are not what was `expected`.
         """
-        found, fingerprint = digest_of(self._fd)
+        found, fingerprint = self._hashes()
         if expected is not None and found != parse_digest(expected):
             self._disk.unlink(self.path)
             raise StoreCorrupt(
@@ -85,6 +105,8 @@ class Partial:
         try:
             self._fd = os.open(self.path, _OPEN, 0o600)
             try_flock(self._fd)  # tells a collection that the download goes on
+            if not self.size:
+                self._begin_hashing()
         except OSError as error:
             self._lock.__exit__(None, None, None)
             raise host_error(error, self.path, "storing a download") from error
