@@ -89,10 +89,7 @@ def test_copy_mkdir_and_packages_keys_differ_by_their_parts() -> None:
     assert copy_key(copy, 1, "t2", {"dest": "/x"}).digest != base
     assert copy_key(copy, 1, "t1", {"dest": "/y"}).digest != base
     for change in ({"chmod": "755"}, {"unpack": False}, {"preserve_times": True}):
-        assert (
-            copy_key(dataclasses.replace(copy, **change), 1, "t1", {"dest": "/x"}).digest
-            != base
-        )
+        assert copy_key(dataclasses.replace(copy, **change), 1, "t1", {"dest": "/x"}).digest != base
     # Where the files came from is not what they are.
     moved = dataclasses.replace(copy, paths=("b/a",))
     assert copy_key(moved, 1, "t1", {"dest": "/x"}).digest == base
