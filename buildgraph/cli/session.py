@@ -9,10 +9,10 @@ import platform as machine
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from buildgraph import events as ev
 from buildgraph.boxfile.target import Target, image_target
@@ -47,6 +47,8 @@ from buildgraph.sandbox.host import SandboxHost
 from buildgraph.sandbox.seccomp import PROFILE_VERSION
 from buildgraph.sandbox.spec import Limits
 from buildgraph_cache.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,10 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def hold(self, resource: AbstractContextManager[T]) -> T:
+        """Enter something that lasts as long as the session."""
+        return self._stack.enter_context(resource)
 
     @property
     def jobs(self) -> int:

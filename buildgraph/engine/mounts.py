@@ -175,14 +175,20 @@ class MountSources:
         source = self._secrets.get("", {}).get(identity) or self._secrets.get(node.label, {}).get(
             identity
         )
-        if source is None:
-            return None
-        if source.env is not None:
-            text = self._environ.get(source.env)
-            return None if text is None else text.encode("utf-8", "surrogateescape")
-        assert source.path is not None
-        try:
-            with open(source.path, "rb") as file:
-                return file.read(limits.SECRET_BYTES + 1)
-        except OSError as error:
-            raise InputError(f"cannot read the secret {identity!r}: {error.strerror}") from error
+        return None if source is None else read_secret(source, identity, self._environ)
+
+
+def read_secret(source: SecretSource, identity: str, environ: Mapping[str, str]) -> bytes | None:
+    """Return a secret's value, cut off one byte over its cap; None where its variable is not set.
+
+    Raises InputError where its file cannot be read.
+    """
+    if source.env is not None:
+        text = environ.get(source.env)
+        return None if text is None else text.encode("utf-8", "surrogateescape")
+    assert source.path is not None
+    try:
+        with open(source.path, "rb") as file:
+            return file.read(limits.SECRET_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the secret {identity!r}: {error.strerror}") from error

@@ -57,11 +57,14 @@ class Overrides:
     """What a command line changes in the targets it asks for (never in their dependencies)."""
 
     args: tuple[tuple[str, str], ...] = ()
-    contexts: tuple[tuple[str, str], ...] = ()
+    contexts: tuple[tuple[str, str | ContextSpec], ...] = ()
     stage: str | None = None
     platforms: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     network: Network | None = None
+    # What came over stdin or the network instead of lying in the workspace.
+    context: ContextSpec | None = None
+    dockerfile: tuple[str, bytes] | None = None  # the name it is shown by, and its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +320,12 @@ class Preparer:
     def _input(self, target: ImageTarget, platform: Platform) -> TargetInput:
         name = str(target.label)
         overrides = self._overrides if name in self._requested else Overrides()
-        dockerfile, ignore = self._dockerfile(target)
-        context = self._context(target.context, ignore, target.ignore)
+        if overrides.dockerfile is None:
+            dockerfile, ignore = self._dockerfile(target)
+        else:
+            shown, text = overrides.dockerfile
+            dockerfile, ignore = parse(text, shown), None
+        context = overrides.context or self._context(target.context, ignore, target.ignore)
         bindings: dict[str, Binding] = {}
         for named in target.contexts:
             bindings[named.name.removesuffix(":latest").lower()] = self._binding(
@@ -388,8 +395,10 @@ class Preparer:
                 suffix = f"@{digest}" if digest else f":{tag}" if tag else ""
                 return ImageBinding(f"oci-layout://{place}{suffix}")
 
-    def _parse_context(self, value: str) -> Binding:
+    def _parse_context(self, value: str | ContextSpec) -> Binding:
         """Parse the value of `--build-context NAME=value`, relative to the current directory."""
+        if isinstance(value, ContextSpec):
+            return DirBinding(value)
         if value.startswith("//"):
             return LabelBinding(str(parse_label(value, "")))
         if value.startswith("oci-layout://"):
