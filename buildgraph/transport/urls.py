@@ -106,7 +106,7 @@ def parse_url(text: str, where: Location | None = None) -> Url:
     if scheme not in PORTS:
         raise bad("only http and https are")
     host = _host(parts.hostname or "")
-    if host is None:
+    if host is None or ("[" in parts.netloc) is not (":" in host):
         raise bad("it has no valid host")
     login = None
     if "@" in parts.netloc:
