@@ -23,6 +23,15 @@ _FILE_KEYS: Final = ("workspace", "targets")
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryEntry:
+    """How one registry is spoken to; `ca` is a path from the workspace's root."""
+
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
+    ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What the root file says of the workspace."""
 
@@ -30,6 +39,7 @@ class Header:
     name: str | None = None
     vars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     registry: str | None = None
+    registries: Mapping[str, RegistryEntry] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,7 @@ class _Loader:
             _optional_text(fields["name"]),
             MappingProxyType({name: text_of(value) for name, value in pairs.items()}),
             _optional_text(fields["registry"]),
+            MappingProxyType(_registries(fields["registries"])),
         )
 
     def _refuse_beside_targets(self, rest: list[yaml.Entry]) -> None:
@@ -285,6 +296,23 @@ class _Loader:
 
 def _belongs_to_file(key: str) -> bool:
     return key in _FILE_KEYS or key.startswith("x-")
+
+
+def _registries(found: Value) -> dict[str, RegistryEntry]:
+    """Return the registries of the header by `host[:port]`."""
+    data = found.data
+    out: dict[str, RegistryEntry] = {}
+    for name, entry in data.items() if isinstance(data, Mapping) else ():
+        fields = entry.data
+        assert isinstance(fields, Mapping)
+        mirrors = fields["mirrors"].data
+        assert isinstance(mirrors, tuple)
+        out[name] = RegistryEntry(
+            tuple(text_of(mirror) for mirror in mirrors),
+            fields["insecure"].data is True,
+            _optional_text(fields["ca"]),
+        )
+    return out
 
 
 def _optional_text(value: Value) -> str | None:

@@ -279,6 +279,24 @@ GROUP: Final = RuleSpec(
 
 BUILT_IN: Final[dict[str, RuleSpec]] = {rule.name: rule for rule in (IMAGE, GROUP)}
 
+REGISTRY: Final = Record(
+    fields=(
+        Attribute(
+            "mirrors",
+            ListOf(Text(r"\S+", "host[:port][/prefix] or a URL of it"), single=True, unique=True),
+            "Places to ask first when pulling, in this order.",
+            default=(),
+        ),
+        Attribute(
+            "insecure",
+            Bool(),
+            "Whether plain HTTP and unknown certificates will do; no password is sent then.",
+            default=False,
+        ),
+        Attribute("ca", FilePath(), "Certificates to trust for it, a PEM file."),
+    )
+)
+
 WORKSPACE: Final = Record(
     fields=(
         Attribute(
@@ -293,6 +311,12 @@ WORKSPACE: Final = Record(
             default=(),
         ),
         Attribute("registry", Text(r"\S+", "a registry or a prefix in one"), "Where tags live."),
+        Attribute(
+            "registries",
+            MapOf(REGISTRY, r"[A-Za-z0-9.\[\]-]+(:[0-9]+)?", "a registry, host or host:port"),
+            "How to speak to registries.",
+            default=(),
+        ),
     )
 )
 

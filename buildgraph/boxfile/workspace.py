@@ -13,7 +13,7 @@ from buildgraph import limits
 from buildgraph.boxfile import loader, schema, yaml
 from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
-from buildgraph.boxfile.loader import BOXFILE, Header, Package, in_package
+from buildgraph.boxfile.loader import BOXFILE, Header, Package, RegistryEntry, in_package
 from buildgraph.boxfile.smoke import SmokeTarget, Subject
 from buildgraph.boxfile.smoke_schema import SMOKE
 from buildgraph.boxfile.smoke_view import smoke_target
@@ -84,6 +84,11 @@ class Workspace:
     def registry(self) -> str | None:
         """Return the registry of the root file."""
         return self._header.registry
+
+    @property
+    def registries(self) -> Mapping[str, RegistryEntry]:
+        """Return what the root file says of registries, by `host[:port]`."""
+        return self._header.registries
 
     @property
     def files_read(self) -> list[str]:

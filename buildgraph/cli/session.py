@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from buildgraph import events as ev
 from buildgraph.boxfile.target import Target, image_target
@@ -22,8 +22,8 @@ from buildgraph.cli.places import default_store
 from buildgraph.engine.build import Builder, BuildOptions, BuildResult, Delivery
 from buildgraph.engine.copy_step import FileExecutor
 from buildgraph.engine.identify import Identifier
-from buildgraph.engine.images import load_outside
-from buildgraph.engine.mounts import MountSources, SecretSource
+from buildgraph.engine.images import OutsideImages, setting_of
+from buildgraph.engine.mounts import MountSources, SecretSource, read_secret
 from buildgraph.engine.prepare import (
     DEFAULT_EPOCH,
     Overrides,
@@ -34,19 +34,21 @@ from buildgraph.engine.prepare import (
 from buildgraph.engine.run_step import ExecExecutor
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Executor
-from buildgraph.errors import InputError, Location
-from buildgraph.graph.lower import ResolvedImage
+from buildgraph.errors import InputError
 from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
 from buildgraph.graph.stage_ir import PROXY_ARGS
 from buildgraph.label import Label
 from buildgraph.oci.compress import Compression
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.platforms import parse_platform
-from buildgraph.oci.types import Chain, Platform
+from buildgraph.oci.types import Platform
 from buildgraph.sandbox.host import SandboxHost
 from buildgraph.sandbox.seccomp import PROFILE_VERSION
 from buildgraph.sandbox.spec import Limits
 from buildgraph_cache.store import Store
+
+if TYPE_CHECKING:
+    from buildgraph.fetch.git import Git
 
 T = TypeVar("T")
 
@@ -65,6 +67,7 @@ class Settings:
     compression: Compression = field(default_factory=Compression)
     overrides: Overrides = field(default_factory=Overrides)
     secrets: Mapping[str, SecretSource] = field(default_factory=dict)
+    agents: Mapping[str, str] = field(default_factory=dict)  # sockets of ssh agents, by id
     step_limits: Limits = field(default_factory=Limits)
 
 
@@ -96,6 +99,7 @@ class Session:
         self.settings = settings
         self.environ = environ
         self.started = time.monotonic()
+        self.cancel = threading.Event()  # set: everything under way ends
         self._stack = ExitStack()
         self._cwd = cwd
         # Which user's home this is has to be asked before the user namespace changes the answer.
@@ -113,6 +117,11 @@ class Session:
         self._stack.enter_context(self.store.lease())
         self.epoch = epoch_of(self.environ, dict(self.settings.overrides.args))
         self.layers = LayerStore(self.store, self.epoch)
+        self.images = self._stack.enter_context(
+            OutsideImages(
+                self.layers, self.environ, offline=self.settings.offline, cancel=self.cancel
+            )
+        )
         self.sandbox = self._stack.enter_context(SandboxHost(self.store.root, jobs=self.jobs))
         self.host = host_platform()
         return self
@@ -128,6 +137,19 @@ class Session:
     def hold(self, resource: AbstractContextManager[T]) -> T:
         """Enter something that lasts as long as the session."""
         return self._stack.enter_context(resource)
+
+    def git(self) -> Git:
+        """Return what reads repositories, with the secrets of the command line."""
+        from buildgraph.fetch.git import Git
+
+        def secret(name: str) -> str | None:
+            source = self.settings.secrets.get(name)
+            value = None if source is None else read_secret(source, name, self.environ)
+            return None if value is None else value.decode("utf-8", "surrogateescape")
+
+        return Git(
+            self.store, environ=self.environ, secret=secret, offline=self.settings.offline
+        )
 
     @property
     def jobs(self) -> int:
@@ -164,18 +186,18 @@ class Session:
             op, config = self.rules.plan(target, platform)
             return RulePlan(op, config)
 
-        def load_image(
-            reference: str, platform: Platform, where: Location
-        ) -> tuple[ResolvedImage, Chain]:
-            return load_outside(self.layers, reference, platform, where)
-
+        self.images.notice = lambda text: listener(ev.Notice(self.now(), text, "warning"))
+        for host, entry in workspace.registries.items():
+            self.images.settings[host] = setting_of(
+                workspace.root, entry.mirrors, entry.insecure, entry.ca
+            )
         preparer = Preparer(
             workspace,
             epoch=self.epoch,
             host=self.host,
             overrides=self.settings.overrides,
             resolve_rule=resolve_rule,
-            load_image=load_image,
+            load_image=self.images.load,
         )
         prepared = preparer.prepare(labels, smokes=smokes)
         prepared.observed.extend(self.rules.observed())
@@ -280,7 +302,7 @@ class OpenGraph:
             listener=lambda event: self._tell(event, listener),
             warm_up=self._warm_up,
             started=session.started,
-            cancel=cancel,
+            cancel=cancel or session.cancel,
         )
         return builder.run(deliveries)
 

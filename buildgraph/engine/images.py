@@ -4,46 +4,137 @@ know who asks for it.
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from buildgraph.errors import InputError, Location
+from buildgraph.errors import BuildgraphError, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.oci.layers import LayerStore
-from buildgraph.oci.load import load_image
+from buildgraph.oci.load import LoadedImage, load_image
 from buildgraph.oci.reference import parse_reference
 from buildgraph.oci.types import Chain, Platform
+from buildgraph_cache.digest import Digest
+
+if TYPE_CHECKING:
+    from buildgraph.oci.registry.places import RegistrySetting
+    from buildgraph.oci.registry.pull import Puller
+    from buildgraph.oci.registry.session import Registries
 
 LAYOUT = "oci-layout://"
 
+Notice = Callable[[str], None]
 
-def load_outside(
-    layers: LayerStore, reference: str, platform: Platform, where: Location | None
-) -> tuple[ResolvedImage, Chain]:
-    """Bring an image into the store and return what it is; idempotent.
 
-    Raises InputError where the name leads nowhere, or to something that is no image.
+class OutsideImages:
+    """Images from OCI layouts and registries, for one command; a context manager.
+
+    Nothing of the registry client is loaded before the first name that only a registry knows.
+    Threads may share it.
     """
-    try:
-        if not reference.startswith(LAYOUT):
-            raise _unknown(reference)
-        path, selector = split_layout(reference[len(LAYOUT) :])
-        loaded = load_image(Path(path), selector, platform, layers)
-    except InputError as error:
-        error.where = error.where or where
-        raise
-    image = loaded.image
-    return ResolvedImage(reference, loaded.manifest.digest, image.config), image.chain
 
+    def __init__(
+        self,
+        layers: LayerStore,
+        environ: Mapping[str, str],
+        *,
+        offline: bool = False,
+        cancel: threading.Event | None = None,
+        notice: Notice = lambda text: None,
+        progress: Callable[[str, int, int], None] = lambda text, done, total: None,
+    ):
+        """Setting `cancel` ends what is being transferred."""
+        self._layers = layers
+        self._environ = environ
+        self._offline = offline
+        self._cancel = cancel or threading.Event()
+        self._progress = progress
+        self.notice = notice
+        self.pins: dict[str, Digest] = {}
+        self.settings: dict[str, RegistrySetting] = {}
+        self._registries: Registries | None = None
+        self._puller: Puller | None = None
+        self._told: set[str] = set()
 
-def _unknown(reference: str) -> InputError:
-    """Return the error for a name that only a registry could know; raises one for no name."""
-    name = parse_reference(reference).familiar
-    return InputError(
-        f"the image {name!r} is neither a stage nor a target of this workspace, and pulling "
-        "from registries is not supported yet",
-        hint=f"bind the name: `contexts: {{{name.partition(':')[0]}: //base:image}}` in the "
-        "Boxfile, or --build-context NAME=oci-layout://DIR",
-    )
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._puller is not None:
+            self._puller.close()
+        if self._registries is not None:
+            self._registries.close()
+
+    @property
+    def registries(self) -> Registries:
+        """The registries as this user and this workspace know them."""
+        if self._registries is None:
+            from buildgraph.oci.registry.credentials import CredentialStore
+            from buildgraph.oci.registry.places import Places
+            from buildgraph.oci.registry.session import Registries
+
+            self._registries = Registries(
+                Places(self._environ, self.settings),
+                CredentialStore(self._environ),
+                environ=self._environ,
+                cancel=self._cancel,
+            )
+        return self._registries
+
+    @property
+    def puller(self) -> Puller:
+        """What pulls from them."""
+        if self._puller is None:
+            from buildgraph.oci.registry.pull import Puller
+
+            self._puller = Puller(
+                self.registries,
+                self._layers,
+                offline=self._offline,
+                pins=self.pins,
+                progress=self._progress,
+            )
+        return self._puller
+
+    def load(
+        self, reference: str, platform: Platform, where: Location | None
+    ) -> tuple[ResolvedImage, Chain]:
+        """Return what an image is; its layers are in the store, or come when they are needed.
+
+        Raises InputError where the name leads nowhere, or to something that is no image.
+        """
+        try:
+            loaded = self._load(reference, platform)
+        except BuildgraphError as error:
+            error.where = error.where or where
+            raise
+        image = loaded.image
+        return ResolvedImage(reference, loaded.manifest.digest, image.config), image.chain
+
+    def _load(self, reference: str, platform: Platform) -> LoadedImage:
+        if reference.startswith(LAYOUT):
+            path, selector = split_layout(reference[len(LAYOUT) :])
+            return load_image(Path(path), selector, platform, self._layers)
+        name = parse_reference(reference).with_default_tag()
+        resolved = self.puller.resolve(name)
+        if resolved.stale and not self._offline:
+            self._tell(f"{name.familiar} is what it was last time: {resolved.stale}")
+        if resolved.moved:
+            self._tell(f"{name.familiar} has moved: {resolved.moved} -> {resolved.digest}")
+        return self.puller.image(resolved, platform)
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.notice(text)
 
 
 def split_layout(text: str) -> tuple[str, str]:
@@ -53,3 +144,12 @@ def split_layout(text: str) -> tuple[str, str]:
         return path, digest
     head, colon, tag = text.rpartition(":")
     return (head, tag) if colon and "/" not in tag else (text, "")
+
+
+def setting_of(
+    root: str, mirrors: tuple[str, ...], insecure: bool, ca: str | None
+) -> RegistrySetting:
+    """Return what a Boxfile says of a registry; `ca` is relative to the workspace's root."""
+    from buildgraph.oci.registry.places import RegistrySetting
+
+    return RegistrySetting(mirrors, insecure, os.path.join(root, ca) if ca else None)

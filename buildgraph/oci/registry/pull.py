@@ -48,11 +48,17 @@ class WrongBytes(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a name means: a manifest or an index. `moved` where a known tag means another now."""
+    """What a name means: a manifest or an index."""
 
     reference: Reference
     descriptor: Descriptor
     stale: str = ""  # why this is only what the name meant last time
+    moved: str = ""  # the digest that the name had last time, where it is another now
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the manifest or index."""
+        return self.descriptor.digest
 
 
 class Puller:
@@ -137,7 +143,8 @@ class Puller:
             return Resolved(wanted, last, error.message)
         if last is None or last != found:
             self._remember(key, found)
-        return Resolved(wanted, found)
+        moved = last.digest if last is not None and last.digest != found.digest else ""
+        return Resolved(wanted, found, moved=moved)
 
     def _remembered(self, key: str) -> Descriptor | None:
         data = self._store.get_record(KIND, key)
