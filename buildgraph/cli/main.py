@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("explain", "Say why a target's layers were or would be rebuilt."),
     "list": ("list", "List targets."),
     "lock": ("lock", "Pin the Debian packages of targets in Boxfile.lock."),
+    "login": ("login", "Keep a name and a password for a registry."),
+    "logout": ("logout", "Forget the name and the password of a registry."),
     "cache": ("cache", "Look at, shrink or check the store."),
     "replay": ("replay", "Run a failed step again, in the same sandbox."),
     "doctor": ("doctor", "Say what this machine offers and lacks."),

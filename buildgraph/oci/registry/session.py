@@ -155,6 +155,28 @@ class Registries:
             raise Unreachable(f"{url.shown} does not speak plain HTTP")
         return base, url.origin, tokens
 
+    def check(self, domain: str, credentials: Credentials) -> None:
+        """See whether a registry takes a name and a password. Raises HostError where it does not.
+
+        An open registry, which never asks, takes any.
+        """
+        spoken = self.speak(self.places.endpoints(domain, "login")[-1], domain)
+        spoken.tokens.use(credentials)
+        url = parse_url(spoken.base + "/")
+        request = Request(
+            "GET",
+            url,
+            dict(spoken.endpoint.headers),
+            authorizer=spoken.tokens.scoped(),
+            redirects=0,
+            cancel=self.cancel,
+        )
+        response, _ = self.client.read(request, _PING_BYTES)
+        if response.status in (401, 403):
+            raise HostError(
+                f"{domain} does not take this name and password (HTTP {response.status})"
+            )
+
     def _who(self, endpoint: Endpoint, domain: str) -> Credentials | None:
         """Return the credentials for a place: a mirror's are its own, never the registry's."""
         if not endpoint.trusted:

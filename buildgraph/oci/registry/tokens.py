@@ -60,7 +60,16 @@ class Tokens:
         self._asked = False
         self._bearer: Challenge | None = None
         self._basic = False
+        self._offers_basic = False
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
+
+    def use(self, credentials: Credentials) -> None:
+        """Be this from now on, whatever is kept."""
+        with self._lock:
+            self._known, self._asked = credentials, True
+            self._tokens.clear()
+        # What a registry asked for before counts: it may have been answered by nobody then.
+        self._basic = self._basic or self._offers_basic
 
     def challenged(self, headers: Headers) -> bool:
         """Take what a 401 asks for; False where we have no answer to any of it."""
@@ -69,7 +78,8 @@ class Tokens:
         if bearer is not None:
             self._bearer = bearer
             return True
-        if any(c.scheme == "basic" for c in offers) and self._who() is not None:
+        self._offers_basic = any(c.scheme == "basic" for c in offers)
+        if self._offers_basic and self._who() is not None:
             self._basic = True
             return True
         return False
