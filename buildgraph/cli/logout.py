@@ -1,0 +1,5 @@
+"""Knows the name of a command whose code stands beside that of `login`; nothing else."""
+
+from buildgraph.cli.login import logout as command
+
+__all__ = ["command"]
