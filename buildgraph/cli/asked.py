@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from buildgraph.cli.flags import BuildFlags
+from buildgraph.cli.grants import log_limit, parse_agent, parse_grants
 from buildgraph.cli.options import parse_pairs
 from buildgraph.cli.session import Settings
 from buildgraph.engine.deliver import DeliveryOptions
@@ -32,7 +33,12 @@ def settings_of(asked: BuildFlags, environ: Mapping[str, str]) -> Settings:
         compression=compression_of(_outputs(asked)),
         overrides=overrides_of(asked, environ),
         secrets=dict(parse_secret(text, environ) for text in asked.secrets),
-        step_limits=Limits(memory=_size(asked.memory, "--memory"), timeout=asked.timeout),
+        agents=dict(parse_agent(text, environ) for text in asked.ssh),
+        step_limits=Limits(
+            memory=_size(asked.memory, "--memory"),
+            timeout=asked.timeout,
+            log=log_limit(environ),
+        ),
     )
 
 
@@ -45,6 +51,7 @@ def overrides_of(asked: BuildFlags, environ: Mapping[str, str]) -> Overrides:
         platforms=_words(asked.platforms),
         labels=parse_pairs(asked.labels, "--label"),
         network=asked.network,  # type: ignore[arg-type]  # click holds it to the three words
+        allow=parse_grants(asked.allow),
     )
 
 

@@ -31,6 +31,8 @@ class BuildFlags:
     platforms: tuple[str, ...] = ()
     # how steps run
     secrets: tuple[str, ...] = ()
+    ssh: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
     network: str | None = None
     memory: str | None = None
     timeout: float | None = None
@@ -77,6 +79,8 @@ INPUT: tuple[Flag[Any], ...] = (
 
 RUNNING: tuple[Flag[Any], ...] = (
     many("--secret", "secrets", metavar="id=ID[,src=FILE|,env=NAME]"),
+    many("--ssh", metavar="default|ID[=SOCKET]", help="Lend steps an ssh agent."),
+    many("--allow", metavar="NAME", help="Grant security.insecure or network.host to steps."),
     click.option(
         "--network", type=click.Choice(["default", "none", "host"]), help="What RUN can reach."
     ),

@@ -225,7 +225,14 @@ class OpenGraph:
         self._told: set[str] = set()
         store, layers = session.store, session.layers
         self.sources = Sources(store, layers, prepared.graph.contexts)
-        self.mounts = MountSources(store, layers, self.sources, self._secrets(), session.environ)
+        self.mounts = MountSources(
+            store,
+            layers,
+            self.sources,
+            self._secrets(),
+            session.environ,
+            session.settings.agents,
+        )
         self.identifier = Identifier(
             store,
             layers,

@@ -44,7 +44,8 @@ from buildgraph.graph.lower import (
     TargetPlan,
 )
 from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
-from buildgraph.graph.stage_ir import PROXY_ARGS, BuildArgs
+from buildgraph.graph.run_op import HOST_NETWORK, insecure_steps
+from buildgraph.graph.stage_ir import KNOBS, PROXY_ARGS, BuildArgs
 from buildgraph.label import Label, parse_label
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Chain, ImageConfig, Platform
@@ -65,6 +66,12 @@ class Overrides:
     # What came over stdin or the network instead of lying in the workspace.
     context: ContextSpec | None = None
     dockerfile: tuple[str, bytes] | None = None  # the name it is shown by, and its text
+    allow: frozenset[str] = frozenset()  # granted to dependencies as well
+
+    @property
+    def granted(self) -> frozenset[str]:
+        """What files may ask for: whoever asks for the host's network grants it."""
+        return self.allow | ({HOST_NETWORK} if self.network == "host" else frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,7 @@ class Preparer:
             name = str(label)
             plans[name] = [self._lowering.plans[name, p] for p in by_platform[name]]
         self._check_args(wanted)
+        self.warnings.extend(insecure_steps(self._lowering.graph()))
         self.observed.extend(self._workspace.files_read)
         return Prepared(
             self._lowering.graph(),
@@ -312,7 +320,7 @@ class Preparer:
     def _check_args(self, wanted: Sequence[Label]) -> None:
         for label in wanted:
             unused = set(self._lowering.unused_args.get(str(label), ()))
-            for name in sorted(unused - PROXY_ARGS - {"SOURCE_DATE_EPOCH"}):  # no ARG needed
+            for name in sorted(unused - PROXY_ARGS - KNOBS):  # no ARG needed
                 self.warnings.append((f"{label}: no ARG uses the build argument {name}", None))
 
     # -- one image target ------------------------------------------------------------------
@@ -346,6 +354,7 @@ class Preparer:
             overrides.network or target.network,
             target.timestamps == "preserve",
             (*target.labels, *overrides.labels),
+            self._overrides.granted,
         )
 
     def _dockerfile(self, target: ImageTarget) -> tuple[Dockerfile, str | None]:

@@ -28,6 +28,7 @@ from buildgraph.sandbox.spec import FileMount, Limits, SandboxSpec, to_json, wit
 from buildgraph_cache.store import Store
 
 SCRIPT = "/.buildgraph-script"
+_FAR = 1 << 40  # seconds: an epoch that cuts nothing
 _TAIL_LINES = 20
 _TAIL_BYTES = 64 * 1024
 
@@ -51,6 +52,8 @@ class ExecExecutor:
         self._proxies = proxies
         self._mounts = mounts
         self._limits = step_limits
+        # `timestamps: preserve`: no epoch cuts the times that commands set.
+        self._keeping = LayerStore(store, _FAR, layers.overlay)
 
     def execute(self, work: Work) -> Layer | None:
         """Run the command; its changes become a layer, published as a directory."""
@@ -79,7 +82,8 @@ class ExecExecutor:
                 raise Interrupted("interrupted")
             if status.code != 0 or status.signal:
                 raise self._failure(work, _without_values(spec, shown), status, tail)
-            return self._layers.commit(Path(scratch.upper), below)
+            layers = self._keeping if op.preserve_times else self._layers
+            return layers.commit(Path(scratch.upper), below)
 
     def _spec(
         self,

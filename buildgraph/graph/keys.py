@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
+from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp, RunMount
 from buildgraph.oci.types import Platform
 from buildgraph_cache.digest import Digest, sha256_digest
 
@@ -61,7 +61,7 @@ def exec_key(
     contents of cache mounts never enter.
     """
     mounts = [
-        {"type": m.type, "target": m.target, "options": dict(m.options), "source": source}
+        {"type": m.type, "target": m.target, "options": _noticed(m), "source": source}
         for m, source in zip(op.mounts, sources, strict=True)
     ]
     return make_key(
@@ -74,12 +74,19 @@ def exec_key(
             "network": op.network,
             "hostname": op.hostname,
             "security": op.security,
+            "preserve_times": op.preserve_times,
             "script": None if op.script is None else op.script.decode("latin-1"),
             "mounts": mounts,
             "parent": parent,
             "profile": profile,
         }
     )
+
+
+def _noticed(mount: RunMount) -> dict[str, str]:
+    """Return the options a step can notice: not which cache it is shown, nor who shares it."""
+    unnoticed = ("id", "sharing", "namespace") if mount.type == "cache" else ()
+    return {key: value for key, value in mount.options if key not in unnoticed}
 
 
 def copy_key(op: CopyOp, epoch: int, files: str, destination: Mapping[str, Any]) -> NodeKey:

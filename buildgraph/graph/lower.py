@@ -27,6 +27,7 @@ from buildgraph.graph.ops import (
     RunMount,
     StageSource,
 )
+from buildgraph.graph.run_op import check_granted, hostname_of, mount_options
 from buildgraph.graph.stage_ir import (
     BuildArgs,
     ContextRef,
@@ -90,6 +91,7 @@ class TargetInput:
     network: Network = "default"
     preserve_times: bool = False
     labels: tuple[tuple[str, str], ...] = ()
+    allow: frozenset[str] = frozenset()  # what the command line grants, see run_op
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,18 +333,8 @@ class Lowering:
         inputs: list[int | None],
         where: Location,
     ) -> ExecOp:
-        if here := [m for m in run.mounts if m.type == "ssh"]:
-            raise InputError(
-                "RUN --mount=type=ssh is not supported yet",
-                here[0].where,
-                "copy what the step needs, or use a secret",
-            )
-        if run.network == "host" and target.network != "host":
-            raise InputError(
-                "RUN --network=host is not granted by the Dockerfile alone",
-                where,
-                "say --network host, or `network: host` in the Boxfile",
-            )
+        network = run.network or target.network
+        check_granted(run.security, network, target.allow, where)
         mounts: list[RunMount] = []
         for mount in run.mounts:
             index: int | None = None
@@ -353,7 +345,7 @@ class Lowering:
                     index = source.input
                 else:
                     context = source.context
-            options = dict(mount.options)
+            options = mount_options(mount, target.build.args)
             where_to = options.pop("target", "")
             mounts.append(
                 RunMount(
@@ -364,9 +356,17 @@ class Lowering:
                     context,
                 )
             )
-        network = run.network or target.network
         return ExecOp(
-            run.args, run.env, run.cwd, run.user, network, mounts=tuple(mounts), script=run.script
+            run.args,
+            run.env,
+            run.cwd,
+            run.user,
+            network,
+            hostname_of(target.build.args),
+            tuple(mounts),
+            run.security,  # type: ignore[arg-type]  # the parser knows the closed list
+            run.script,
+            target.preserve_times,
         )
 
     # -- nodes -------------------------------------------------------------------------

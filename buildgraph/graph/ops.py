@@ -103,6 +103,7 @@ class ExecOp:
     mounts: tuple[RunMount, ...] = ()
     security: Literal["sandbox", "insecure"] = "sandbox"
     script: bytes | None = None  # a heredoc with a #! line: run as a file
+    preserve_times: bool = False
 
 
 @dataclass(frozen=True, slots=True)

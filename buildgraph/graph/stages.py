@@ -19,6 +19,7 @@ from buildgraph.dockerfile.parser import parse_onbuild
 from buildgraph.dockerfile.ports import parse_ports
 from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.graph.ops import InlineFile
+from buildgraph.graph.run_op import place, with_agents
 from buildgraph.graph.stage_ir import (
     DEFAULT_PATH,
     DEFAULT_SHELL,
@@ -212,7 +213,7 @@ class Unfolder:
                 args = (*(state.config.shell or DEFAULT_SHELL), text)
         env = dict(state.env)
         env.setdefault("SOURCE_DATE_EPOCH", str(self._build.epoch))
-        mounts = tuple(self._mount(state, m, index) for m in item.mounts)
+        mounts = with_agents(tuple(self._mount(state, m, index) for m in item.mounts), env)
         action = RunIR(
             args,
             tuple(sorted(env.items())),
@@ -234,9 +235,7 @@ class Unfolder:
         from_ = options.pop("from", None)
         source = None if from_ is None else self._names.source(from_, index, mount.where)
         if options.get("target"):
-            options["target"] = posixpath.normpath(
-                posixpath.join("/", state.cwd, options["target"])
-            ).replace("//", "/")
+            options["target"] = place(options["target"], state.cwd, mount.where)
         if mount.type == "bind" and source is None:
             source = ContextRef("")
         return MountIR(mount.type, tuple(options.items()), source, mount.where)
@@ -402,10 +401,8 @@ def _check_supported(item: ins.Instruction) -> None:
     """Refuse what is not built yet; nothing is ever ignored."""
     if isinstance(item, ins.Run):
         if item.devices:
-            raise InputError("RUN --device is not supported", item.where)
-        if item.security not in (None, "sandbox"):
             raise InputError(
-                f"RUN --security={item.security} is not supported",
+                "RUN --device is not supported: no step sees a device of the host",
                 item.where,
-                "every step runs in the sandbox; see `buildgraph doctor`",
+                "do this work in a container that is run with the device",
             )
