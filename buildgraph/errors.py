@@ -107,6 +107,10 @@ class HostError(BuildgraphError):
     exit_code = 3
 
 
+class NoEmulator(HostError):
+    """A step is of an architecture that nothing here runs; steps of others may go on."""
+
+
 class StoreCorrupt(BuildgraphError):
     """Bytes in the store are not what their name says."""
 

@@ -103,6 +103,7 @@ SECCOMP_MODE_FILTER: Final = 2
 KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
 
+PER_LINUX32: Final = 0x0008
 PROC_SUPER_MAGIC: Final = 0x9FA0
 SYSFS_MAGIC: Final = 0x62656572
 OVERLAYFS_SUPER_MAGIC: Final = 0x794C7630
@@ -316,6 +317,11 @@ def sethostname(name: str) -> None:
     """Set the host name of this uts namespace, sethostname(2)."""
     raw = name.encode()
     _check(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), "sethostname", name)
+
+
+def personality(value: int) -> None:
+    """Set the execution domain, which exec keeps, personality(2)."""
+    _check(_libc.personality(ctypes.c_ulong(value)), "personality", hex(value))
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> int:

@@ -17,7 +17,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from buildgraph.errors import BuildgraphError, Interrupted
+from buildgraph.errors import BuildgraphError, Interrupted, NoEmulator
 
 
 class State(enum.Enum):
@@ -158,7 +158,8 @@ class Scheduler:
             return
         self._move(node, State.FAILED)
         self.errors.append((node, error))
-        if not isinstance(error, BuildgraphError) or not self._keep_going:
+        goes_on = self._keep_going or isinstance(error, NoEmulator)  # the rest is kept for later
+        if not isinstance(error, BuildgraphError) or not goes_on:
             self._stop()
         work = list(self._users[node])
         while work:

@@ -18,8 +18,9 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from buildgraph import kernel as k
 from buildgraph.sandbox.wire import receive, send
@@ -88,9 +89,13 @@ def elf(architecture: str, code: bytes) -> bytes:
     return ident + header + program + code
 
 
-def own_architecture() -> str:
-    """Return Go's name of what this kernel runs without any help, "" where we do not know it."""
-    return _OWN.get(os.uname().machine, "")
+@lru_cache(maxsize=1)
+def native_architectures() -> tuple[str, ...]:
+    """Return Go's names of what the processor itself runs here; a 64-bit x86 may run i386 too."""
+    own = _OWN.get(os.uname().machine, "")
+    if own == "amd64" and not any(h.takes(tiny_program("386")) for h in machine_handlers()):
+        return (own, "386") if runs_here("386") else (own,)
+    return (own,) if own else ()
 
 
 def runs_here(architecture: str) -> bool:
@@ -201,6 +206,12 @@ def is_static(path: str) -> bool:
     return bool(kinds) and _PT_INTERP not in kinds
 
 
+def qemu_name(architecture: str) -> str:
+    """Return what qemu calls an architecture, "" for one that it is not asked about here."""
+    machine = _MACHINES.get(architecture)
+    return machine.qemu if machine else ""
+
+
 def find_emulator(
     architecture: str, handlers: Sequence[Handler] = (), places: str = _PLACES
 ) -> str | None:
@@ -218,8 +229,8 @@ def find_emulator(
     return next((path for path in named if path and is_static(path)), None)
 
 
-def _version(interpreter: str) -> int:
-    """Return the first number of the emulator's version, 0 where it does not say."""
+def understands_argv0(interpreter: str) -> bool:
+    """Say whether an emulator is new enough for flag P; qemu tells its version."""
     try:
         done = subprocess.run(
             [interpreter, "--version"],
@@ -230,9 +241,9 @@ def _version(interpreter: str) -> int:
             timeout=_TIMEOUT,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return 0
+        return False
     found = re.search(r"version (\d+)\.", done.stdout)
-    return int(found[1]) if found else 0
+    return found is not None and int(found[1]) >= _ARGV0_SINCE
 
 
 def registration(architecture: str, interpreter: str, *, argv0: bool = True) -> bytes:
@@ -257,7 +268,7 @@ def registration(architecture: str, interpreter: str, *, argv0: bool = True) -> 
 def own_handlers(userns: int, lines: Sequence[bytes], architecture: str) -> tuple[int, str]:
     """Register emulators in a user namespace and try one; return an fd and "", or -1 and why not.
 
-    The handlers live as long as the fd. Called in the process that may enter the namespace.
+    The handlers live as long as any such fd. Called in a process that may enter the namespace.
     """
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     pid = os.fork()
@@ -286,10 +297,14 @@ def _register_inside(
     k.setns(userns, k.CLONE_NEWUSER)
     k.unshare(k.CLONE_NEWNS)  # to mount, the mount namespace too has to belong to the user's
     mount = k.new_filesystem("binfmt_misc", {})
+    refused = ""
     for line in lines:
-        _write(mount, "register", line)
+        try:
+            _write(mount, "register", line)
+        except OSError as error:
+            refused = f": {error}"  # which may be another's than the one that is wanted
     if not runs_here(architecture):
-        raise OSError(f"the emulator of {architecture} does not start")
+        raise OSError(f"the emulator of {architecture} does not start{refused}")
     send(sock, {}, (mount,))
 
 
@@ -299,79 +314,3 @@ def _write(directory: int, name: str, data: bytes) -> None:
         os.write(fd, data)
     finally:
         os.close(fd)
-
-
-# -- the decision --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How programs of an architecture are run. `inside` is an emulator that containers must have
-    at its own path, `detail` says it in words; `possible` False: `detail` says why not."""
-
-    possible: bool
-    detail: str
-    inside: str = ""
-
-
-def is_native(architecture: str) -> bool:
-    """Say whether the processor runs the architecture's programs: its own, or i386 on x86_64."""
-    own = own_architecture()
-    return architecture in ("", own) or (own, architecture) == ("amd64", "386")
-
-
-def registrations(handlers: Sequence[Handler]) -> dict[str, bytes]:
-    """Return the registration of each foreign architecture that has a static emulator here."""
-    out: dict[str, bytes] = {}
-    versions: dict[str, bool] = {}
-    for architecture in ARCHITECTURES:
-        emulator = None if is_native(architecture) else find_emulator(architecture, handlers)
-        if emulator is None:
-            continue
-        where = os.path.dirname(emulator)
-        if where not in versions:  # one package installs them all
-            versions[where] = _version(emulator) >= _ARGV0_SINCE
-        out[architecture] = registration(architecture, emulator, argv0=versions[where])
-    return out
-
-
-def by_machine(architecture: str, handlers: Sequence[Handler]) -> Way | None:
-    """Return how the machine's own handlers run an architecture, None where they do not."""
-    for handler in handlers:
-        if handler.takes(tiny_program(architecture)):
-            if handler.fixed:
-                return Way(True, f"by the machine's handler {handler.name}")
-            if is_static(handler.interpreter):
-                detail = f"by the machine's handler {handler.name}, its emulator shown inside"
-                return Way(True, detail, handler.interpreter)
-    if not handlers and runs_here(architecture):
-        # Registered outside of the container that we run in: then F is what makes it work there.
-        return Way(True, "by a handler of the machine")
-    return None
-
-
-def missing(architecture: str, reason: str) -> Way:
-    """Return that an architecture's programs cannot be run, with what there is instead."""
-    return Way(False, reason or f"there is no emulator for {architecture} programs on this machine")
-
-
-def hint_for(architecture: str, *, installed: bool) -> str:
-    """Return what somebody has to do so that an architecture's programs run."""
-    machine = _MACHINES.get(architecture)
-    if machine is None:
-        return f"no emulator of {architecture} is known here; copy what was built elsewhere"
-    if installed:
-        return (
-            "have the machine register it, as root: systemctl restart systemd-binfmt, "
-            f"or update-binfmts --enable qemu-{machine.qemu}"
-        )
-    return (
-        "apt install qemu-user-static (steps then use it by themselves from Linux 6.7 on; "
-        "before, systemctl restart systemd-binfmt registers it)"
-    )
-
-
-def answer_registration(userns: int, request: dict[str, Any]) -> tuple[int, dict[str, str]]:
-    """Answer the host's request in the zygote; return the fd to keep, or -1, and the answer."""
-    fd, error = own_handlers(userns, request["lines"], request["architecture"])
-    return fd, {"error": error} if error else {}

@@ -48,6 +48,7 @@ class Zygote:
         self.base: int = 0
         self.userns = -1
         self.warnings: list[str] = []
+        self.handlers: list[int] = []
         k.unshare(k.CLONE_NEWNS)
         k.mount("none", "/", "none", k.MS_REC | k.MS_PRIVATE)
         if config["userns"] is not None:
@@ -78,7 +79,8 @@ class Zygote:
     def serve(self, sock: _socket.socket) -> NoReturn:
         """Fork a slot for each socket that arrives, until the host is gone.
 
-        A message without a socket asks for a network namespace, to be given a way out.
+        A message without a socket asks for a network namespace, to be given a way out, or for
+        emulators of other architectures.
         """
         send(
             sock,
@@ -94,6 +96,9 @@ class Zygote:
             if message is None:
                 self._wait_for_slots()
                 os._exit(0)
+            if "emulators" in message:
+                self._register(sock, message["emulators"], message["architecture"])
+                continue
             if not fds:
                 self._send_netns(sock)
                 continue
@@ -109,6 +114,17 @@ class Zygote:
                 os.waitpid(-1, 0)
         except ChildProcessError:
             pass
+
+    def _register(self, sock: _socket.socket, lines: list[bytes], architecture: str) -> None:
+        from buildgraph.sandbox.binfmt import own_handlers  # few builds need it
+
+        if self.userns < 0:
+            send(sock, "containers have no user namespace of their own here")
+            return
+        fd, error = own_handlers(self.userns, lines, architecture)
+        if fd >= 0:
+            self.handlers.append(fd)  # they live as long as this process
+        send(sock, error)
 
     def _send_netns(self, sock: _socket.socket) -> None:
         try:

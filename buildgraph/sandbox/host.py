@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
 from buildgraph.sandbox.container import Container, window_of
+from buildgraph.sandbox.emulation import Emulation
 from buildgraph.sandbox.network import NetworkPool, resolv_conf
 from buildgraph.sandbox.plan import ID_BASE, Machine, ids_of_this_process, make_plan, make_rights
 from buildgraph.sandbox.running import ExitStatus, Output, Running, Streams
@@ -73,6 +74,7 @@ class SandboxHost:
         self._all: list[_Slot] = []
         self._groups = ControlGroups()
         self._network = NetworkPool(self._new_netns, root=self._ids.root, program=network_program)
+        self._emulation = Emulation(self._register)
         self._zygote: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._preparing: threading.Thread | None = None
@@ -212,6 +214,7 @@ class SandboxHost:
         self._check_who(spec.uid, spec.gid, spec.groups)
         _check_machine(spec)
         self._ensure_started()
+        spec = self._emulation.ready(spec)
         borrowed = self._network.take() if netns is None and spec.network == "default" else None
         joined = borrowed if netns is None else netns
         slot: _Slot | None = None
@@ -349,6 +352,14 @@ class SandboxHost:
             if slot in self._all:
                 self._all.remove(slot)
         slot.sock.close()
+
+    def _register(self, lines: Sequence[bytes], architecture: str) -> str:
+        with self._lock:
+            if self._sock is None:
+                return "the sandbox host is closed"
+            send(self._sock, {"emulators": list(lines), "architecture": architecture})
+            answer, _ = receive(self._sock)
+        return "the sandbox process died" if answer is None else str(answer)
 
     def _new_netns(self) -> list[int]:
         self._ensure_started()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
+from buildgraph.kernel import PER_LINUX32
 from buildgraph.sandbox.seccomp import compile_filter
 from buildgraph.sandbox.spec import (
     CAPABILITIES,
@@ -150,6 +151,8 @@ def make_rights(
         "capabilities": mask,
         "filter": compile_filter(os.uname().machine, mask) if spec.filtered else b"",
         "no_new_privs": spec.no_new_privs,
+        # So that uname(1) answers as on the machine that such programs are made for
+        "personality": PER_LINUX32 if spec.architecture == "386" else 0,
         "rlimits": _rlimits(spec.limits, count_processes=count_processes),
         "tty_gid": machine.base + _TTY_GROUP if ids.has(gid=_TTY_GROUP) else None,
         # mount(2) and sethostname(2) ask for rights over the namespace that owns what they change

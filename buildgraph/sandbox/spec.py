@@ -143,6 +143,7 @@ class SandboxSpec:
     supplementary groups. With `init` process 1 is ours, which starts the command, forwards signals
     and reaps; without it the command itself is process 1, as docker has it. `insecure` gives every
     capability and system call and hides nothing: for what was asked for by name alone.
+    `architecture` is Go's name of what the programs are, "" = this machine's.
     """
 
     lowers: tuple[str, ...]
@@ -171,6 +172,7 @@ class SandboxSpec:
     init: bool = True
     make_cwd: bool = False  # make the working directory where it is missing, root's, 0755
     insecure: bool = False
+    architecture: str = ""
 
     def __post_init__(self) -> None:
         _check_spec(self)

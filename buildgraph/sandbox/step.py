@@ -174,6 +174,8 @@ class Process:
         k.drop_bounding(mask)
         if plan["no_new_privs"]:
             k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
+        if plan["personality"]:
+            k.personality(plan["personality"])
         if plan["filter"]:
             # Before the rights are gone: without no_new_privs it needs SYS_ADMIN.
             self.doing = "installing the list of system calls"
