@@ -62,7 +62,9 @@ def run_build(
             workspace, chosen = choose(session, targets, file)
             prepared = session.prepare(workspace, chosen, screen)
             with session.open_graph(prepared) as graph:
-                deliverer = Deliverer(session.store, session.layers, delivery, session.epoch)
+                deliverer = Deliverer(
+                    session.store, session.layers, delivery, session.epoch, session.images.pusher
+                )
                 result = graph.build(deliverer.deliveries(prepared), screen)
                 if not session.store.read_only:
                     session.store.sync()

@@ -11,9 +11,10 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from buildgraph import events as ev
 from buildgraph.boxfile.target import image_target
@@ -35,6 +36,9 @@ from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, HistoryEntry, Image
 from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
+
+if TYPE_CHECKING:
+    from buildgraph.oci.registry.push import Pusher
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,16 @@ def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> I
 class Deliverer:
     """Delivers the targets of one build."""
 
-    def __init__(self, store: Store, layers: LayerStore, options: DeliveryOptions, epoch: int):
+    def __init__(
+        self,
+        store: Store,
+        layers: LayerStore,
+        options: DeliveryOptions,
+        epoch: int,
+        pusher: Callable[[], Pusher] | None = None,
+    ):
+        """`pusher` is asked for once something is to be pushed."""
+        self._pusher = pusher
         self._store = store
         self._layers = layers
         self._options = options
@@ -88,7 +101,7 @@ class Deliverer:
         """Return what is to be done for each target once its nodes are there."""
         several = len(prepared.plans) > 1
         for output in self._options.outputs:
-            if several and output.type != "cacheonly" and not output.dest.endswith(os.sep):
+            if several and output.dest and not output.dest.endswith(os.sep):
                 if output.dest == "-" or (output.type == "oci" and output.tar):
                     raise InputError(
                         f"{len(prepared.plans)} images cannot go to one {output.dest}",
@@ -106,6 +119,7 @@ class Deliverer:
             elif target is not None and "tags" in target.attrs:
                 tags = (*target.texts("tags"), *tags)
             tags = tuple(dict.fromkeys(str(parse_reference(t).with_default_tag()) for t in tags))
+            self._check_names(label, tags)
             needs = tuple(p.node for p in plans if p.node is not None)
 
             def deliver(
@@ -119,6 +133,15 @@ class Deliverer:
 
             out.append(Delivery(label, needs, deliver))
         return out
+
+    def _check_names(self, label: str, tags: Sequence[str]) -> None:
+        """Say before anything is built that nothing tells where an image is to be pushed."""
+        for output in self._options.outputs:
+            if output.type == "registry" and not (output.names or tags):
+                raise InputError(
+                    f"{label} is to be pushed and has no name",
+                    hint="-t HOST/NAME:TAG, or `tags:` in the Boxfile",
+                )
 
     def finish(self, images: Sequence[ev.ImageBuilt]) -> None:
         """Write `--iidfile` and `--metadata-file`; the images are complete by then."""
@@ -216,6 +239,8 @@ class Deliverer:
         annotations: tuple[tuple[str, str], ...],
         several: bool,
     ) -> str:
+        if output.type == "registry":
+            return self._push(output, artifact, names)
         own_name = label.lstrip("/").replace("/", "-").replace(":", "-").replace("@", "-")
         if output.type == "oci" and not output.tar:
             if several and not names:
@@ -242,6 +267,19 @@ class Deliverer:
         else:
             export_directory(RootView(self._layers, image.chain), Path(dest))
         return "stdout" if dest == "-" else dest
+
+    def _push(self, output: Output, artifact: Artifact, names: tuple[Reference, ...]) -> str:
+        """Push an image under every name, those of one repository together."""
+        assert self._pusher is not None
+        given = tuple(parse_reference(name).with_default_tag() for name in output.names)
+        groups: dict[tuple[str, str], list[str]] = {}
+        for name in given or names:
+            groups.setdefault((name.domain, name.path), []).append(name.tag)
+        told = []
+        for (domain, path), tags in groups.items():
+            for pushed in self._pusher().push(artifact, domain, path, tags):
+                told.append(f"{pushed.name} ({pushed.state})")
+        return ", ".join(told)
 
 
 def _write(path: str, text: str) -> None:

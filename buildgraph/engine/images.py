@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from buildgraph.errors import BuildgraphError, Location
+from buildgraph.errors import BuildgraphError, HostError, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.load import LoadedImage, load_image
@@ -22,6 +22,7 @@ from buildgraph_cache.digest import Digest
 if TYPE_CHECKING:
     from buildgraph.oci.registry.places import RegistrySetting
     from buildgraph.oci.registry.pull import Puller
+    from buildgraph.oci.registry.push import Pusher
     from buildgraph.oci.registry.session import Registries
 
 LAYOUT = "oci-layout://"
@@ -103,6 +104,14 @@ class OutsideImages:
                 progress=self._progress,
             )
         return self._puller
+
+    def pusher(self) -> Pusher:
+        """Return what pushes to them. Raises HostError where nothing may be sent."""
+        from buildgraph.oci.registry.push import Pusher
+
+        if self._offline:
+            raise HostError("--offline sends nothing", hint="push without --offline")
+        return Pusher(self.registries, self._layers.store, progress=self._progress)
 
     def load(
         self, reference: str, platform: Platform, where: Location | None

@@ -13,20 +13,23 @@ from buildgraph.engine.fields import parse_bool, parse_fields
 from buildgraph.errors import InputError
 from buildgraph.oci.compress import Compression
 
-OutputType = Literal["oci", "docker", "tar", "local", "cacheonly"]
-_TYPES = ("oci", "docker", "tar", "local", "cacheonly")
-_LATER = ("registry", "image")
+OutputType = Literal["oci", "docker", "tar", "local", "registry", "cacheonly"]
+_TYPES = ("oci", "docker", "tar", "local", "registry", "cacheonly")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout."""
+    """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout.
+
+    `names` are what a registry is to call the image, besides its tags.
+    """
 
     type: OutputType
     dest: str = ""
     tar: bool = True
     compression: str = ""
     level: int | None = None
+    names: tuple[str, ...] = ()
 
 
 def parse_output(text: str) -> Output:
@@ -37,17 +40,15 @@ def parse_output(text: str) -> Output:
         return Output("local", os.path.abspath(text))
     fields = parse_fields(text, "-o")
     kind = fields.pop("type", "")
-    if kind in _LATER:
-        raise InputError(
-            f"-o type={kind}: pushing to a registry is not supported yet",
-            hint="write type=oci,dest=FILE and copy it with a registry tool",
-        )
+    if kind in ("image", "registry"):
+        kind = _as_registry(text, kind, fields)
     if kind not in _TYPES:
         raise InputError(f"-o {text}: unknown type {kind!r}", hint="one of " + ", ".join(_TYPES))
     dest = fields.pop("dest", "")
     tar = parse_bool(fields.pop("tar", "true"), f"-o {text}: tar")
     compression = fields.pop("compression", "")
     level = fields.pop("compression-level", "")
+    names = tuple(n for n in fields.pop("name", "").split(",") if n) if kind == "registry" else ()
     if fields:
         raise InputError(f"-o {text}: unknown option {sorted(fields)[0]!r}")
     if compression and compression not in ("gzip", "zstd", "uncompressed"):
@@ -61,11 +62,20 @@ def parse_output(text: str) -> Output:
         tar,
         compression,
         int(level) if level else None,
+        names,
     )
 
 
+def _as_registry(text: str, kind: str, fields: dict[str, str]) -> str:
+    """Return what type=image,push=true and type=registry mean: there is no other image store."""
+    push = parse_bool(fields.pop("push", "true" if kind == "registry" else "false"), f"-o {text}")
+    if "dest" in fields:
+        raise InputError(f"-o {text}: a registry has no dest", hint="name=HOST/NAME:TAG, or -t")
+    return "registry" if push else "cacheonly"
+
+
 def _check_dest(text: str, kind: str, dest: str, tar: bool) -> None:
-    if kind != "cacheonly" and not dest:
+    if kind not in ("cacheonly", "registry") and not dest:
         raise InputError(f"-o {text}: dest is missing", hint="add dest=PATH, or dest=- for stdout")
     if dest == "-" and (kind == "local" or (kind == "oci" and not tar)):
         raise InputError(f"-o {text}: a directory cannot be written to stdout")
