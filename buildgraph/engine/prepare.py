@@ -175,6 +175,7 @@ class Preparer:
                     broken.add(str(target.label))
                     if error not in errors:  # of a target that several need
                         errors.append(error)
+        planned = self._smoke_plans(tests, broken, errors)
         raise_all(errors)
         for label in wanted:
             name = str(label)
