@@ -91,7 +91,10 @@ def parse_secret(text: str, environ: Mapping[str, str]) -> tuple[str, SecretSour
 
 
 def _outputs(asked: BuildFlags) -> tuple[Output, ...]:
-    return tuple(parse_output(text) for text in asked.outputs)
+    outputs = tuple(parse_output(text) for text in asked.outputs)
+    if asked.push and not any(output.type == "registry" for output in outputs):
+        outputs = (*outputs, Output("registry"))
+    return outputs
 
 
 def _words(texts: tuple[str, ...]) -> tuple[str, ...]:

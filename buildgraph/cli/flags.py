@@ -46,6 +46,7 @@ class BuildFlags:
     labels: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    push: bool = False
     iidfile: str | None = None
     metadata_file: str | None = None
     # how it goes on
@@ -104,8 +105,9 @@ RESULT: tuple[Flag[Any], ...] = (
         "--output",
         "outputs",
         metavar="type=TYPE,dest=PATH",
-        help="oci, docker, tar, local or cacheonly; a bare path is local, - a tar on stdout.",
+        help="oci, docker, tar, local, registry or cacheonly; a bare path is local, - a tar.",
     ),
+    click.option("--push", is_flag=True, help="Push the result under its tags: type=registry."),
     click.option("--iidfile", metavar="FILE", help="Write the image's digest there."),
     click.option("--metadata-file", metavar="FILE", help="Write digests there, as buildx does."),
 )
