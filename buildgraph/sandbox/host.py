@@ -102,15 +102,21 @@ class SandboxHost:
     ) -> None:
         self.close()
 
-    def prepare(self, *, network: bool = False) -> None:
-        """Begin, in the background, what the first steps would wait for. Never raises."""
+    def prepare(self, *, network: bool = False, slots: int = 0) -> None:
+        """Begin, in the background, what the first steps would wait for. Never raises.
+
+        `slots` says how many containers will run at once, 0 = as many as jobs.
+        """
+        earlier = self._preparing
 
         def work() -> None:
+            if earlier is not None:
+                earlier.join()
             try:
                 if network:
                     self._network.start()
                 self._ensure_started()
-                for _ in range(self.jobs - len(self._all)):
+                for _ in range((slots or self.jobs) - len(self._all)):
                     self._give(self._new_slot())
             except (BuildgraphError, OSError):
                 pass  # the first run meets it again and has somebody to tell

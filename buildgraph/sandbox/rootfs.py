@@ -398,10 +398,16 @@ class RootBuilder:
         Other steps may write there at the same time, so it is resolved once and mounted by fd.
         """
         top = os.open(source, os.O_PATH | os.O_DIRECTORY)
+        flags = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
         try:
-            make_directories(top, path)
-            flags = k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS
-            found = k.openat2(top, path, os.O_PATH | os.O_DIRECTORY, flags)
+            try:
+                found = k.openat2(top, path, os.O_PATH, flags)
+            except FileNotFoundError:
+                make_directories(top, path)
+                found = k.openat2(top, path, os.O_PATH | os.O_DIRECTORY, flags)
+            mode = os.fstat(found).st_mode
+            if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                raise Refused(f"{path} in {source} is neither a directory nor a file")
             fd = k.open_tree(found, "", k.OPEN_TREE_CLONE)
             os.close(found)
             return fd
