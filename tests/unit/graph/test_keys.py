@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "hostname": "x",
     "mounts": (MOUNT,),
     "security": "insecure",
+    "preserve_times": True,
     "script": b"#!/bin/sh",
 }
 
