@@ -149,7 +149,7 @@ def make_rights(
     return {
         "setgroups": ids.setgroups,
         "capabilities": mask,
-        "filter": compile_filter(os.uname().machine, mask) if spec.filtered else b"",
+        "filter": _filter(spec, mask),
         "no_new_privs": spec.no_new_privs,
         # So that uname(1) answers as on the machine that such programs are made for
         "personality": PER_LINUX32 if spec.architecture == "386" else 0,
@@ -158,6 +158,12 @@ def make_rights(
         # mount(2) and sethostname(2) ask for rights over the namespace that owns what they change
         "own_namespaces": bool(mask & _SYS_ADMIN),
     }
+
+
+def _filter(spec: SandboxSpec, mask: int) -> bytes:
+    if not spec.filtered:
+        return b""
+    return compile_filter(os.uname().machine, mask, socketcall=spec.architecture == "386")
 
 
 def process_plan(

@@ -2,8 +2,8 @@
 
 The list is that of moby's default profile. What it does not name is answered EPERM, what is newer
 than the table ENOSYS (so that libc falls back), `clone3` ENOSYS (its flags lie in memory that a
-filter cannot read). Other ABIs of the same machine (i386, x32) would have other numbers: the
-process is killed, or the call refused.
+filter cannot read). Other ABIs of the same machine have other numbers: i386 on x86_64 has a list of
+its own, calls of x32 are refused, and a process of any other is killed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Final
 
 from buildgraph.sandbox.spec import CAPABILITIES
 from buildgraph.sandbox.syscalls import numbers
+from buildgraph.sandbox.syscalls_i386 import numbers_i386
 
-PROFILE_VERSION: Final = "2"  # part of a step's key: a changed list may change what a step sees
+PROFILE_VERSION: Final = "3"  # part of a step's key: a changed list may change what a step sees
 
 # fmt: off
 _ALLOWED: Final = """
@@ -57,13 +58,26 @@ timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat
 utimensat utimes vfork vmsplice wait4 waitid write writev arch_prctl modify_ldt
 """.split()
 
+# What 32-bit programs have beside those.
+_ALLOWED_32: Final = """
+_llseek _newselect chown32 clock_adjtime64 clock_getres_time64 clock_gettime64
+clock_nanosleep_time64 fadvise64_64 fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64
+futex_time64 getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32 getuid32
+io_pgetevents_time64 ipc lchown32 lstat64 mmap2 mq_timedreceive_time64 mq_timedsend_time64
+ppoll_time64 pselect6_time64 recvmmsg_time64 rt_sigtimedwait_time64
+sched_rr_get_interval_time64 semtimedop_time64 sendfile64 setfsgid32 setfsuid32 setgid32
+setgroups32 setregid32 setresgid32 setresuid32 setreuid32 setuid32 sigprocmask sigreturn stat64
+statfs64 timer_gettime64 timer_settime64 timerfd_gettime64 timerfd_settime64 truncate64
+ugetrlimit utimensat_time64 waitpid
+""".split()
+
 _WITH_CAPABILITY: Final = {
     "DAC_READ_SEARCH": ["open_by_handle_at"],
     "SYS_ADMIN": [
         "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick",
         "lookup_dcookie", "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open",
-        "quotactl", "quotactl_fd", "setdomainname", "sethostname", "setns", "syslog", "umount2",
-        "unshare",
+        "quotactl", "quotactl_fd", "setdomainname", "sethostname", "setns", "syslog", "umount",
+        "umount2", "unshare",
     ],
     "SYS_BOOT": ["reboot"],
     "SYS_CHROOT": ["chroot"],
@@ -71,7 +85,7 @@ _WITH_CAPABILITY: Final = {
     "SYS_PACCT": ["acct"],
     "SYS_PTRACE": ["kcmp", "pidfd_getfd", "process_madvise"],
     "SYS_RAWIO": ["iopl", "ioperm"],
-    "SYS_TIME": ["settimeofday", "clock_settime"],
+    "SYS_TIME": ["settimeofday", "clock_settime", "clock_settime64", "stime"],
     "SYS_TTY_CONFIG": ["vhangup"],
     "SYS_NICE": ["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"],
     "SYSLOG": ["syslog"],
@@ -82,6 +96,7 @@ _WITH_CAPABILITY: Final = {
 
 # linux/audit.h
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_AUDIT_I386: Final = 0x40000003
 _X32_BIT: Final = 0x40000000
 
 # linux/bpf_common.h, linux/seccomp.h; seccomp_data: nr, arch, ip, args[6]
@@ -167,19 +182,33 @@ def _tree(ranges: list[_Range]) -> _Code:
     return [(_JGE, 0, 1, ranges[middle].first), (_JA, 0, 0, len(left)), *left, *right]
 
 
+def _i386(capabilities: frozenset[str], socketcall: bool) -> _Code:
+    """Return the decision about a call of 32-bit x86."""
+    names = numbers_i386()
+    rules = _rules(capabilities, names)
+    rules |= {names[name]: _ret(_ALLOW) for name in _ALLOWED_32}
+    # Its address family lies in memory, so it would let AF_ALG and AF_VSOCK through.
+    rules[names["socketcall"]] = _ret(_ALLOW if socketcall else _ENOSYS)
+    return _tree(_ranges(rules, max(names.values())))
+
+
 @lru_cache(maxsize=16)
-def compile_filter(machine: str, capability_mask: int) -> bytes:
+def compile_filter(machine: str, capability_mask: int, *, socketcall: bool = False) -> bytes:
     """Return the filter as struct sock_filter[] (8 bytes an instruction), seccomp(2).
 
+    `socketcall` lets 32-bit x86 programs have sockets by the call that old ones know alone.
     Raises KeyError for a machine without a table: then there is no filter, and the caller says so.
     """
     names = numbers(machine)
     capabilities = frozenset(
         name for bit, name in enumerate(CAPABILITIES) if capability_mask >> bit & 1
     )
-    body = _tree(_ranges(_rules(capabilities, names), max(names.values())))
-    code: _Code = [(_LD, 0, 0, 4), (_JEQ, 1, 0, _AUDIT_ARCH[machine]), *_ret(_KILL)]
-    code.append((_LD, 0, 0, 0))
+    own: _Code = [(_LD, 0, 0, 0)]
+    other = _ret(_KILL)
     if machine == "x86_64":
-        code += [(_JGE, 0, 1, _X32_BIT), *_ret(_EPERM)]
-    return b"".join(struct.pack("<HBBI", *one) for one in code + body)
+        own += [(_JGE, 0, 1, _X32_BIT), *_ret(_EPERM)]
+        other = [(_JEQ, 1, 0, _AUDIT_I386), *other, (_LD, 0, 0, 0)]
+        other += _i386(capabilities, socketcall)
+    own += _tree(_ranges(_rules(capabilities, names), max(names.values())))
+    code: _Code = [(_LD, 0, 0, 4), (_JEQ, 0, 1, _AUDIT_ARCH[machine]), (_JA, 0, 0, len(other))]
+    return b"".join(struct.pack("<HBBI", *one) for one in [*code, *other, *own])

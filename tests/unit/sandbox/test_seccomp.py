@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from buildgraph.sandbox.seccomp import compile_filter
 from buildgraph.sandbox.spec import CAPABILITIES, SandboxSpec
 from buildgraph.sandbox.syscalls import numbers
+from buildgraph.sandbox.syscalls_i386 import numbers_i386
 
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+I386 = 0x40000003
 DEFAULT = SandboxSpec((), ("x",)).capability_mask
 
 
@@ -122,10 +124,34 @@ def test_arguments_decide(machine: str) -> None:
 
 def test_other_abis() -> None:
     program = compile_filter("x86_64", DEFAULT)
-    assert decide(program, 0x40000003, 20) == KILL
+    assert decide(program, I386, 20) == ALLOW  # getpid
     assert decide(program, ARCH["x86_64"], 0x40000000 + 1) == EPERM
     assert decide(program, ARCH["x86_64"], 0xFFFFFFFF) == EPERM
     assert decide(compile_filter("aarch64", DEFAULT), ARCH["x86_64"], 0) == KILL
+
+
+def test_32_bit_x86_has_a_list_of_its_own() -> None:
+    program = compile_filter("x86_64", DEFAULT)
+    table = numbers_i386()
+
+    def ask_32(name: str, *args: int) -> int:
+        return decide(program, I386, table[name], *args)
+
+    assert {ask_32(name) for name in ("mmap2", "stat64", "_llseek", "futex_time64")} == {ALLOW}
+    assert {ask_32(name) for name in ("mount", "umount", "keyctl", "bpf", "unshare")} == {EPERM}
+    assert ask_32("clone3") == ENOSYS
+    assert ask_32("clone", 0x10000000) == EPERM
+    assert [ask_32("socket", family) for family in (2, 38, 40)] == [ALLOW, EPERM, EPERM]
+    assert ask_32("socketcall", 1) == ENOSYS
+    asked = compile_filter("x86_64", DEFAULT, socketcall=True)
+    assert decide(asked, I386, table["socketcall"], 1) == ALLOW
+    assert decide(program, I386, max(table.values()) + 1) == ENOSYS
+
+
+def test_a_capability_brings_its_calls_to_32_bit_x86() -> None:
+    mask = DEFAULT | 1 << CAPABILITIES.index("SYS_ADMIN")
+    program = compile_filter("x86_64", mask)
+    assert decide(program, I386, numbers_i386()["umount"]) == ALLOW
 
 
 @MACHINES
