@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 
 from buildgraph import events as ev
+from buildgraph.cli.choose import lasts
 from buildgraph.cli.session import OpenGraph, Session
 from buildgraph.cli.unchanged import invocation_key
 from buildgraph.engine.deliver import DeliveryOptions
@@ -37,7 +38,7 @@ def remember(
     """
     if session.store.read_only or any(o.type not in _REPEATABLE for o in delivery.outputs):
         return
-    if any(o.dest == "-" for o in delivery.outputs):
+    if any(o.dest == "-" for o in delivery.outputs) or not lasts(session.settings.overrides):
         return
     written = []
     for path in _written(delivery):

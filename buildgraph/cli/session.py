@@ -139,16 +139,21 @@ class Session:
         return self._stack.enter_context(resource)
 
     def git(self) -> Git:
-        """Return what reads repositories, with the secrets of the command line."""
-        from buildgraph.fetch.git import Git
+        """Return what reads repositories, with the secrets and agents of the command line."""
+        from buildgraph.fetch.git import Git, SshSetup
 
         def secret(name: str) -> str | None:
             source = self.settings.secrets.get(name)
             value = None if source is None else read_secret(source, name, self.environ)
             return None if value is None else value.decode("utf-8", "surrogateescape")
 
+        agent = self.settings.agents.get("default") or self.environ.get("SSH_AUTH_SOCK", "")
         return Git(
-            self.store, environ=self.environ, secret=secret, offline=self.settings.offline
+            self.store,
+            environ=self.environ,
+            secret=secret,
+            ssh=SshSetup(agent, self.environ.get("HOME", "")),
+            offline=self.settings.offline,
         )
 
     @property
