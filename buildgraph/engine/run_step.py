@@ -120,6 +120,7 @@ class ExecExecutor:
             network=op.network,
             limits=self._limits,
             insecure=op.security == "insecure",
+            architecture=work.node.platform.architecture,
         )
 
     def _failure(

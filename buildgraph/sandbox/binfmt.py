@@ -89,10 +89,15 @@ def elf(architecture: str, code: bytes) -> bytes:
     return ident + header + program + code
 
 
+def own_architecture() -> str:
+    """Return Go's name of what the processor itself runs, "" where we do not know it."""
+    return _OWN.get(os.uname().machine, "")
+
+
 @lru_cache(maxsize=1)
 def native_architectures() -> tuple[str, ...]:
     """Return Go's names of what the processor itself runs here; a 64-bit x86 may run i386 too."""
-    own = _OWN.get(os.uname().machine, "")
+    own = own_architecture()
     if own == "amd64" and not any(h.takes(tiny_program("386")) for h in machine_handlers()):
         return (own, "386") if runs_here("386") else (own,)
     return (own,) if own else ()

@@ -20,6 +20,7 @@ from buildgraph.sandbox.binfmt import (
     is_static,
     machine_handlers,
     native_architectures,
+    own_architecture,
     qemu_name,
     registration,
     runs_here,
@@ -57,7 +58,7 @@ class Emulation:
 
     def ready(self, spec: SandboxSpec) -> SandboxSpec:
         """Return a spec that runs here. Raises NoEmulator, before anything of it has run."""
-        if not spec.architecture:
+        if spec.architecture in ("", own_architecture()):
             return spec
         way = self.way(spec.architecture)
         if not way.possible:
@@ -74,7 +75,7 @@ class Emulation:
             return self._ways[architecture]
 
     def _find(self, architecture: str) -> Way:
-        if architecture in native_architectures():
+        if architecture == own_architecture() or architecture in native_architectures():
             return Way(True, "by the processor")
         if architecture not in ARCHITECTURES:
             return Way(

@@ -171,6 +171,7 @@ class Rules:
             env=tuple(env.items()),
             network="none",
             limits=Limits(log=limits.STEP_LOG_BYTES),
+            architecture=work.node.platform.architecture,
         )
         status = self._sandbox.run(spec, output, work.cancel)
         if work.cancel.is_set():

@@ -163,6 +163,7 @@ def _spec(
         dns=dns,
         init=options.init,
         insecure=options.insecure,
+        architecture=image.config.platform.architecture,
     )
 
 
