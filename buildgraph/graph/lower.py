@@ -236,7 +236,7 @@ class Lowering:
                 kind = type(step.action).__name__.removesuffix("IR").lower()
                 slot = f"{prefix}{kind}{counts[kind]}"
                 counts[kind] += 1
-                about = (target.label, name, step.title, step.where, slot)
+                about = (target.label, name, _title(step, stage, target), step.where, slot)
                 node = self._step(target, stage, step, here, stages, about)
                 here.node = node
                 touched.append(node)
@@ -402,6 +402,13 @@ def _contexts_of(op: Op) -> tuple[int, ...]:
     if isinstance(op, ExecOp):
         return tuple(m.context for m in op.mounts if m.context is not None)
     return ()
+
+
+def _title(step: StepIR, stage: StageIR, target: TargetInput) -> str:
+    """Name the platform of a step where it is not this machine's, as several look alike."""
+    if stage.platform == target.build.build:
+        return step.title
+    return f"{step.title} [{stage.platform}]"
 
 
 def needs_directory(graph: NodeGraph) -> list[bool]:
