@@ -59,6 +59,9 @@ DEB_CONTROL_BYTES: Final = 32 * MIB  # all files of control.tar together
 DEB_CONTROL_FILES: Final = 100
 LOCK_BYTES: Final = 64 * MIB
 
+# Files of servers
+DOWNLOAD_BYTES: Final = 20 * GIB  # one file, as LAYER_BYTES
+
 # git
 GIT_OUTPUT_BYTES: Final = 64 * MIB  # what one command says: refs of a remote, names of a tree
 GIT_SECONDS: Final = 1_800  # one command of git
