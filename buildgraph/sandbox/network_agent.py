@@ -42,7 +42,7 @@ _CREATE: Final = _REQUEST | 0x400 | 0x200
 _ERROR: Final = 2
 _UP: Final = 1
 _NODAD: Final = 0x02
-_PERMANENT: Final = 0x80
+_STATIC: Final = 0x40  # NUD_NOARP: permanent would mean the bridge itself
 _MASTER_TABLE: Final = 0x04
 _SIOCGIFMTU: Final = 0x8921
 
@@ -84,7 +84,7 @@ class Messages:
         fields = {
             "family": socket.AF_BRIDGE,
             "ifindex": index,
-            "state": _PERMANENT,
+            "state": _STATIC,
             "flags": _MASTER_TABLE,
         }
         self._add(ndmsg(), _NEWNEIGH, _CREATE & ~0x200, [("NDA_LLADDR", mac)], fields)
