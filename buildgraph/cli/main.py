@@ -15,6 +15,7 @@ from buildgraph import __version__
 # name -> (module, one line of help); the order is the order of `--help`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("build", "Build targets, or a directory with a Dockerfile."),
+    "test": ("test", "Run smoke tests: real containers from the images, and checks on them."),
     "run": ("run", "Run a target's image in a sandbox."),
     "plan": ("plan", "Say what would be built, and why, without building."),
     "explain": ("explain", "Say why a target's layers were or would be rebuilt."),
@@ -22,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lock": ("lock", "Pin the Debian packages of targets in Boxfile.lock."),
     "login": ("login", "Keep a name and a password for a registry."),
     "logout": ("logout", "Forget the name and the password of a registry."),
+    "logs": ("logs", "Print what the services of a test wrote when it last ran."),
+    "enter": ("enter", "Run a command in a container that `test --keep` holds."),
     "cache": ("cache", "Look at, shrink or check the store."),
     "replay": ("replay", "Run a failed step again, in the same sandbox."),
     "doctor": ("doctor", "Say what this machine offers and lacks."),

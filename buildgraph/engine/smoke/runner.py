@@ -191,7 +191,9 @@ class SmokeRunner:
         with ExitStack() as stack:
             scratch = stack.enter_context(self.store.new_scratch())
             test = self._set_up(target, images, scratch, stack, begun, begun + limit)
-            reason, skipped, failure = "", (), None
+            reason = ""
+            skipped: tuple[str, ...] = ()
+            failure: BaseException | None = None
             findings: list[Finding] = []
             try:
                 reason, skipped = self._make_checks(target, test, findings)
@@ -376,7 +378,7 @@ def _needs_services(check: Check) -> bool:
 
 
 def _probes(services: tuple[Service, ...], images: Mapping[str, Image]) -> dict[str, Probe | None]:
-    """Return the healthcheck of every service. Raises InputError where one is waited for in vain."""
+    """Return the healthcheck of every service. Raises InputError where one is missed."""
     probes = {s.name: probe_of(s.health, images[s.name].config) for s in services}
     for service in services:
         for need in service.depends_on:

@@ -1,0 +1,176 @@
+"""Knows the options of `buildgraph test` and what is printed of its verdicts; must not know how a
+test is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from buildgraph.cli.build import catch_signals
+from buildgraph.cli.choose import choose
+from buildgraph.cli.console import wants_color
+from buildgraph.cli.entry import guarded, report
+from buildgraph.cli.escape import no_commands, safe
+from buildgraph.cli.hold import Holder
+from buildgraph.cli.options import progress_option, store_option
+from buildgraph.cli.screen import make_listener
+from buildgraph.cli.session import Session, Settings
+from buildgraph.cli.words import plural, seconds
+from buildgraph.engine.build import BuildResult
+from buildgraph.engine.smoke.provisions import Provisions
+from buildgraph.engine.smoke.report import SmokeReport, as_json, as_junit, failure_lines, rate
+from buildgraph.engine.smoke.runner import SmokeOptions, SmokeRunner
+from buildgraph.errors import BuildgraphError, HostError, InputError
+
+
+@click.command("test")
+@click.argument("targets", nargs=-1)
+@click.option("--junit", metavar="FILE", help="Write JUnit's XML there.")
+@click.option("--json", "as_json_file", metavar="FILE", help="Write a report there; - is stdout.")
+@click.option("--keep", is_flag=True, help="Leave the containers of one test up until Ctrl-C.")
+@click.option("--filter", "filters", multiple=True, metavar="TEXT", help="Checks so called alone.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a test.")
+@click.option("--runs", type=click.IntRange(1, 1000), default=1, metavar="N", help="Run N times.")
+@click.option("--no-cache", is_flag=True, help="Run tests that passed before, too.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="How many steps and tests run at once.")
+@click.option("-k", "--keep-going", is_flag=True, help="After a failed build, test what can be.")
+@click.option("--offline", is_flag=True, help="Fetch nothing.")
+@progress_option
+@store_option
+@guarded
+def command(
+    targets: tuple[str, ...],
+    junit: str | None,
+    as_json_file: str | None,
+    keep: bool,
+    filters: tuple[str, ...],
+    timeout: float | None,
+    runs: int,
+    no_cache: bool,
+    jobs: int | None,
+    keep_going: bool,
+    offline: bool,
+    progress: str,
+    store: str | None,
+) -> int:
+    """Build what is missing and run smoke tests: labels, or patterns such as //... .
+
+    A test that passed before is not run again while its images, services and checks are the same.
+    With --runs it must pass every time. Exits with 1 where a test fails.
+    """
+    settings = Settings(store, jobs or 0, keep_going, offline=offline)
+    holder = Holder(sys.stderr) if keep else None
+    options = SmokeOptions(runs, no_cache, filters, timeout, holder.hold if holder else None)
+    if keep and runs > 1:
+        raise InputError("--keep goes with one run", hint="leave --runs out")
+    if as_json_file == "-" and progress == "json":
+        raise InputError("--json - and --progress json both want stdout")
+    result, reports = run_tests(targets, settings, options, progress, holder)
+    in_order = [reports[label] for label in sorted(reports)]
+    if junit is not None:
+        _write(junit, as_junit(in_order))
+    if as_json_file is not None:
+        text = json.dumps({"tests": [as_json(each) for each in in_order]}, indent=2) + "\n"
+        _write(as_json_file, text)
+    if progress != "json" and as_json_file != "-":
+        _tell(in_order, quiet=progress == "quiet")
+    failed = 0 if all(each.ok for each in in_order) else 1
+    return max((error.exit_code for error in result.errors), default=failed)
+
+
+def run_tests(
+    targets: tuple[str, ...],
+    settings: Settings,
+    options: SmokeOptions,
+    progress: str,
+    holder: Holder | None = None,
+) -> tuple[BuildResult, dict[str, SmokeReport]]:
+    """Build and test; every error has been shown by then. Returns what came of it."""
+    catch_signals()
+    screen = make_listener(progress, sys.stdout, sys.stderr, os.environ)
+    try:
+        with Session(settings, os.environ, os.getcwd()) as session:
+            if session.store.read_only:
+                raise HostError("the store is read only, so no container can be run")
+            workspace, chosen = choose(session, targets, None)
+            prepared = session.prepare(workspace, chosen, screen, smokes=True)
+            if holder is not None and len(prepared.smokes) != 1:
+                raise InputError(
+                    f"--keep goes with one test, not with {len(prepared.smokes)}",
+                    hint="name one label",
+                )
+            cancel = threading.Event()
+            runner = SmokeRunner(
+                session.store,
+                session.layers,
+                session.sandbox,
+                Provisions(workspace.root, os.environ),
+                session.host,
+                session.epoch,
+                options,
+                screen,
+                session.now,
+                cancel,
+            )
+            if holder is not None:
+                holder.open(session.store, cancel)
+            with session.open_graph(prepared) as graph:
+                result = graph.build(runner.deliveries(prepared), screen, cancel)
+            session.store.sync()
+    except BuildgraphError as error:
+        screen.close()
+        if not screen.has_shown(error):
+            raise
+        return BuildResult(errors=[error]), {}
+    finally:
+        screen.close()
+        if holder is not None:
+            holder.close()
+    for failure in result.errors:
+        if not screen.has_shown(failure):
+            report(failure)
+    return result, runner.reports
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _tell(reports: Sequence[SmokeReport], *, quiet: bool) -> None:
+    """Print a report for each failed test, then a line for each test."""
+    color = wants_color(sys.stdout, os.environ)
+    for each in reports:
+        if not each.ok:
+            click.echo("\n".join([*shown(failure_lines(each), color), ""]))
+    if quiet:
+        return
+    for each in reports:
+        click.echo(_summary(each))
+
+
+def shown(lines: Iterable[str], color: bool) -> Iterable[str]:
+    """Yield lines so that no terminal and no CI system obeys anything in them."""
+    for line in lines:
+        yield no_commands(safe(line, color=color))
+
+
+def _summary(each: SmokeReport) -> str:
+    verdict = "passed" if each.ok else "FAILED"
+    if each.cached:
+        return f"{each.label} {verdict} (cached)"
+    count = plural(len(each.findings), "check")
+    rates = f", {rate(each)}" if rate(each) else ""
+    return f"{each.label} {verdict} in {seconds(each.seconds)} ({count}{rates})"
