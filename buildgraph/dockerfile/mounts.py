@@ -31,12 +31,19 @@ MOUNT_KEYS = {
     "ssh": (*_COMMON, "id", "required", *_OWNER),
 }
 _ALL_KEYS = sorted({key for keys in MOUNT_KEYS.values() for key in keys} | {"type"})
+# What docker run and podman take (A37); none of it ever reaches mount(2).
+_PROPAGATION = frozenset(
+    "bind-propagation private rprivate shared rshared slave rslave unbindable runbindable z u exec "
+    "noexec suid nosuid dev nodev relabel consistency bind-nonrecursive".split()
+)
 _FLAG_KEYS = ("readonly", "readwrite", "required")
 _SHARING = ("shared", "private", "locked")
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 _SIZE = r"([0-9]{1,18})(\.[0-9]{1,9})? ?([kmgtp]?)(i?b?)"
 _VARIABLE = re.compile(r"\$.")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_MODE = re.compile(r"0*[0-7]{1,4}")
 
 
 def parse_mount(record: str, where: Location) -> Mount:
@@ -51,8 +58,7 @@ def parse_mount(record: str, where: Location) -> Mount:
         key = written.strip().lower()
         key = _ALIASES.get(key, key)
         if key not in _ALL_KEYS:
-            near = did_you_mean(key[:60], [*_ALL_KEYS, *_ALIASES])
-            raise _error(f"unknown key {quote(written)}", record, field, where, near)
+            raise _unknown(written, key, record, field, where)
         if not equals:
             if key not in _FLAG_KEYS:
                 raise _error(
@@ -147,7 +153,7 @@ def _checked(kind: str, options: dict[str, str], where: Location) -> Mount:
         for key in options:
             if key not in MOUNT_KEYS[kind]:
                 raise InputError(
-                    f"a {kind} mount has no {key!r}",
+                    f"{'an' if kind == 'ssh' else 'a'} {kind} mount has no {key!r}",
                     where,
                     f"it has {', '.join(MOUNT_KEYS[kind])}",
                 )
@@ -191,13 +197,19 @@ def _canonical(key: str, value: str, where: Location) -> tuple[str, str]:
                 did_you_mean(value[:60], _SHARING) or f"it is {', '.join(_SHARING)}",
             )
         return key, value.lower()
+    _check_value(key, value, where)
+    return key, value
+
+
+def _check_value(key: str, value: str, where: Location) -> None:
     if key == "size":
         parse_size(value, where)
     elif key in _OWNER:
         _check_number(key, value, where)
+    elif key == "env" and ("=" in value or "\0" in value):
+        raise InputError(f"{quote(value)} cannot be the name of a variable", where)
     elif key == "target" and _is_root(value):
         raise InputError("a mount cannot cover the root directory", where)
-    return key, value
 
 
 def _is_root(target: str) -> bool:
@@ -206,13 +218,19 @@ def _is_root(target: str) -> bool:
 
 
 def _check_number(key: str, value: str, where: Location) -> None:
-    try:
-        number = int(value, 8 if key == "mode" else 10) if value.isascii() else -1
-    except ValueError:
-        number = -1
-    if not 0 <= number < 2**32 or not value.isalnum():
+    good = (_MODE if key == "mode" else _NUMBER).fullmatch(value)
+    if good is None or (key != "mode" and int(value) >= 2**32 - 1):
         wanted = "an octal mode such as 0400" if key == "mode" else "a number"
         raise InputError(f"{key} is {wanted}, not {quote(value)}", where)
+
+
+def _unknown(written: str, key: str, record: str, field: str, where: Location) -> InputError:
+    if not field:
+        return InputError("an empty mount option", where, "remove the comma before or after it")
+    hint = did_you_mean(key[:60], [*_ALL_KEYS, *_ALIASES])
+    if key in _PROPAGATION:
+        hint = "mounts of a build are private, without setuid programs or devices; nothing to say"
+    return _error(f"unknown key {quote(written)}", record, field, where, hint)
 
 
 def _error(message: str, record: str, field: str, where: Location, hint: str | None) -> InputError:

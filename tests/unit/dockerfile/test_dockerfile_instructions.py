@@ -333,6 +333,9 @@ def test_mounts(record: str, kind: str, options: dict[str, str]) -> None:
     assert dict(mount(record).options) == options
 
 
+PRIVATE = "mounts of a build are private, without setuid programs or devices; nothing to say"
+
+
 @pytest.mark.parametrize(
     ("record", "message", "hint"),
     [
@@ -359,7 +362,20 @@ def test_mounts(record: str, kind: str, options: dict[str, str]) -> None:
         ("type=tmpfs,target=/a,size=x", "no size", None),
         ("target=/a,ro=maybe", "true or false", None),
         ("target=/a,from=$X", "takes no variables", None),
-        ("''", "unknown key ''", None),
+        ("''", "an empty mount option", "remove the comma before or after it"),
+        ("target=/a,,ro", "an empty mount option", "remove the comma before or after it"),
+        ("target=/a,shared", "unknown key 'shared'", PRIVATE),
+        ("target=/a,rw,exec", "unknown key 'exec'", PRIVATE),
+        ("target=/a,U", "unknown key 'U'", PRIVATE),
+        ("target=/a,z", "unknown key 'z'", PRIVATE),
+        ("target=/a,bind-propagation=rshared", "unknown key 'bind-propagation'", PRIVATE),
+        ("type=cache,target=/a,mode=0o755", "mode is an octal mode", None),
+        ("type=cache,target=/a,mode=12345", "mode is an octal mode", None),
+        ("type=cache,target=/a,uid=4294967295", "uid is a number", None),
+        ("type=secret,id=a,env=A=B", "'A=B' cannot be the name of a variable", None),
+        ("type=ssh,source=a", "an ssh mount has no 'source'", None),
+        ("type=tmpfs,target=/a,from=b", "a tmpfs mount has no 'from'", None),
+        ("type=secret,id=a,sharing=locked", "a secret mount has no 'sharing'", None),
     ],
 )
 def test_mount_errors(record: str, message: str, hint: str | None) -> None:
