@@ -94,8 +94,8 @@ class SmokePlan:
     """A smoke test with the images it runs or looks at: those of targets, and those of outside."""
 
     target: SmokeTarget
-    plans: Mapping[Label, TargetPlan]
-    outside: Mapping[LayoutContext | ImageName, OutsideImage]
+    plans: dict[Label, TargetPlan]
+    outside: dict[LayoutContext | ImageName, OutsideImage]
 
     @property
     def needs(self) -> tuple[int, ...]:
@@ -169,13 +169,14 @@ class Preparer:
         for target in closure:
             for platform in by_platform.get(str(target.label), ()):
                 try:
-                    if target.rule != "group" and not self._stands_on(target, broken):
+                    has_files = target.rule not in ("group", "smoke")
+                    if has_files and not self._stands_on(target, broken):
                         self._ensure(str(target.label), platform)
                 except InputError as error:
                     broken.add(str(target.label))
                     if error not in errors:  # of a target that several need
                         errors.append(error)
-        planned = self._smoke_plans(tests, broken, errors)
+        planned = self._smoke_plans(tests if smokes else (), broken, errors)
         raise_all(errors)
         for label in wanted:
             name = str(label)
@@ -204,16 +205,17 @@ class Preparer:
                 continue
             smoke = self._workspace.smoke(target)
             self.warnings.extend(smoke.warnings)
-            outside: dict[LayoutContext | ImageName, OutsideImage] = {}
-            for service in smoke.services:
-                if not isinstance(service.image, Label):
-                    try:
-                        outside[service.image] = self._outside(service.image, service.image_where)
-                    except InputError as error:
-                        errors.append(error)
-            needed = [needed for needed, _ in self._workspace.needs(target)]
-            plans = {n: self._lowering.plans[str(n), self._host] for n in needed}
-            out.append(SmokePlan(smoke, plans, outside))
+            plan = SmokePlan(smoke, {}, {})
+            try:
+                for needed, _ in self._workspace.needs(target):
+                    plan.plans[needed] = self._ensure(str(needed), self._host)
+                for service in smoke.services:
+                    if not isinstance(service.image, Label):
+                        found = self._outside(service.image, service.image_where)
+                        plan.outside[service.image] = found
+            except InputError as error:
+                errors.append(error)
+            out.append(plan)
         return out
 
     def _outside(self, image: LayoutContext | ImageName, where: Location) -> OutsideImage:
