@@ -69,6 +69,7 @@ class Settings:
     secrets: Mapping[str, SecretSource] = field(default_factory=dict)
     agents: Mapping[str, str] = field(default_factory=dict)  # sockets of ssh agents, by id
     step_limits: Limits = field(default_factory=Limits)
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of --add-host
 
 
 def host_platform() -> Platform:
@@ -288,6 +289,7 @@ class OpenGraph:
             proxies=proxies,
             mounts=self.mounts,
             step_limits=settings.step_limits,
+            hosts=settings.hosts,
         )
         files = FileExecutor(
             session.store, session.layers, self.identifier, self.sources, settings.compression

@@ -43,7 +43,7 @@ from buildgraph.graph.lower import (
     TargetInput,
     TargetPlan,
 )
-from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp
+from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp, Surroundings
 from buildgraph.graph.run_op import HOST_NETWORK, insecure_steps
 from buildgraph.graph.stage_ir import KNOBS, PROXY_ARGS, BuildArgs
 from buildgraph.label import Label, parse_label
@@ -63,6 +63,7 @@ class Overrides:
     platforms: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     network: Network | None = None
+    around: Surroundings = Surroundings()
     # What came over stdin or the network instead of lying in the workspace.
     context: ContextSpec | None = None
     dockerfile: tuple[str, bytes] | None = None  # the name it is shown by, and its text
@@ -358,6 +359,7 @@ class Preparer:
             target.timestamps == "preserve",
             (*target.labels, *overrides.labels),
             self._overrides.granted,
+            overrides.around,
         )
 
     def _dockerfile(self, target: ImageTarget) -> tuple[Dockerfile, str | None]:

@@ -45,13 +45,16 @@ class ExecExecutor:
         proxies: Mapping[str, str],
         mounts: MountSources,
         step_limits: Limits,
+        hosts: Mapping[str, tuple[str, ...]] | None = None,
     ):
+        """`hosts` says where the names lead that steps are given beside those of the network."""
         self._store = store
         self._layers = layers
         self._sandbox = sandbox
         self._proxies = proxies
         self._mounts = mounts
         self._limits = step_limits
+        self._hosts = hosts or {}
         # `timestamps: preserve`: no epoch cuts the times that commands set.
         self._keeping = LayerStore(store, _FAR, layers.overlay)
 
@@ -118,7 +121,12 @@ class ExecExecutor:
             hostname=op.hostname,
             mounts=mounts,
             network=op.network,
-            limits=self._limits,
+            limits=replace(
+                self._limits,
+                shm=op.around.shm or self._limits.shm,
+                ulimits=op.around.ulimits or self._limits.ulimits,
+            ),
+            hosts=tuple(f"{at}\t{name}" for name in op.around.hosts for at in self._hosts[name]),
             insecure=op.security == "insecure",
             architecture=work.node.platform.architecture,
         )

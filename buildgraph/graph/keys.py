@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp, RunMount
+from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp, RunMount, Surroundings
 from buildgraph.oci.types import Platform
 from buildgraph_cache.digest import Digest, sha256_digest
 
@@ -79,8 +79,19 @@ def exec_key(
             "mounts": mounts,
             "parent": parent,
             "profile": profile,
+            **_around(op.around),
         }
     )
+
+
+def _around(around: Surroundings) -> dict[str, Any]:
+    """Return what differs from the usual: names of hosts, but not where they lead."""
+    parts: dict[str, Any] = {
+        "hosts": list(around.hosts),
+        "shm": around.shm,
+        "ulimits": [list(limit) for limit in around.ulimits],
+    }
+    return {key: value for key, value in parts.items() if value}
 
 
 def _noticed(mount: RunMount) -> dict[str, str]:
@@ -109,9 +120,7 @@ def copy_key(op: CopyOp, epoch: int, files: str, destination: Mapping[str, Any])
 
 def mkdir_key(op: MkdirOp, epoch: int, destination: Mapping[str, Any]) -> NodeKey:
     """Key of a WORKDIR, the same for every platform."""
-    return make_key(
-        {**_head("mkdir", None, epoch), "path": op.path, "destination": destination}
-    )
+    return make_key({**_head("mkdir", None, epoch), "path": op.path, "destination": destination})
 
 
 def packages_key(op: PackagesOp, platform: Platform, epoch: int, profile: str) -> NodeKey:

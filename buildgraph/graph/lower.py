@@ -26,6 +26,7 @@ from buildgraph.graph.ops import (
     PackagesOp,
     RunMount,
     StageSource,
+    Surroundings,
 )
 from buildgraph.graph.run_op import check_granted, hostname_of, mount_options
 from buildgraph.graph.stage_ir import (
@@ -92,6 +93,7 @@ class TargetInput:
     preserve_times: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     allow: frozenset[str] = frozenset()  # what the command line grants, see run_op
+    around: Surroundings = Surroundings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +369,7 @@ class Lowering:
             run.security,  # type: ignore[arg-type]  # the parser knows the closed list
             run.script,
             target.preserve_times,
+            target.around,
         )
 
     # -- nodes -------------------------------------------------------------------------

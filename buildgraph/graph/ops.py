@@ -91,6 +91,15 @@ class RunMount:
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a command line gives steps beside their files, as far as they can notice it."""
+
+    hosts: tuple[str, ...] = ()  # names alone, sorted: where they lead is no part of a step
+    shm: int = 0  # bytes of /dev/shm; 0: as docker has it
+    ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard), sorted; -1 = no limit
+
+
+@dataclass(frozen=True, slots=True)
 class ExecOp:
     """RUN: a command in the root file system of its first input."""
 
@@ -104,6 +113,7 @@ class ExecOp:
     security: Literal["sandbox", "insecure"] = "sandbox"
     script: bytes | None = None  # a heredoc with a #! line: run as a file
     preserve_times: bool = False
+    around: Surroundings = Surroundings()
 
 
 @dataclass(frozen=True, slots=True)
