@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -63,7 +63,7 @@ class Overrides:
     platforms: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     network: Network | None = None
-    around: Surroundings = Surroundings()
+    around: Surroundings = field(default_factory=Surroundings)
     # What came over stdin or the network instead of lying in the workspace.
     context: ContextSpec | None = None
     dockerfile: tuple[str, bytes] | None = None  # the name it is shown by, and its text
