@@ -227,9 +227,9 @@ def many(host: SandboxHost, image: str, count: int) -> Any:
     }
 
 
-def hold(host: SandboxHost, image: str, count: int) -> Any:
+def hold(host: SandboxHost, image: str, count: int, outside: bool = False) -> Any:
     """Attach, start and publish; the test kills this process half way."""
-    network = host.private_network()
+    network = host.private_network(outside=outside)
     places = [network.attach(f"c{number}") for number in range(count)]
     for place in places[:5]:
         host.start(spec_of(place, image, "sleep 1000"), lambda _: None, netns=place.netns)

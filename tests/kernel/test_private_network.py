@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from buildgraph.sandbox.network_records import sweep_leftovers
+
 COUNT = 100
 
 
@@ -231,6 +233,43 @@ def test_killed_half_way_nothing_is_left(box: Any, open_tmp: Path) -> None:
     assert not still_held(held["namespaces"])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", held["port"]), 5)
+
+
+def test_the_next_start_sweeps_what_a_killed_helper_left(rootbox: Any, open_tmp: Path) -> None:
+    place = open_tmp / "stage"
+    place.mkdir()
+    stage = new_stage(place, rootbox)
+    tree = stage.ask("hold", count=1, outside=True)["tree"]
+    (record,) = {
+        path for pid in tree for path in open_files(pid) if path.startswith("/run/buildgraph/bg-")
+    }
+    assert sweep_leftovers() >= 0
+    assert os.path.exists(record), "its owner lives"
+    for pid in reversed(tree):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(map(is_alive, tree)):
+        time.sleep(0.02)
+    sweep_leftovers()
+    assert not os.path.exists(record)
+    name = os.path.basename(record)
+    while time.monotonic() < end and links_of(name):
+        time.sleep(0.02)  # the kernel takes namespaces down in its own time
+    assert not links_of(name)
+
+
+def links_of(record: str) -> list[str]:
+    return [name for name in os.listdir("/sys/class/net") if name.startswith(f"{record}-")]
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
 
 
 def is_alive(pid: int) -> bool:
