@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from buildgraph import events as ev
 from buildgraph.boxfile.target import image_target
 from buildgraph.engine.build import Delivery
+from buildgraph.engine.fields import parse_bool
 from buildgraph.engine.outputs import Output
 from buildgraph.engine.prepare import Prepared
 from buildgraph.engine.work import Outcome
@@ -27,10 +28,16 @@ from buildgraph.graph.keys import canonical
 from buildgraph.graph.lower import TargetPlan
 from buildgraph.oci.archive import write_docker_archive, write_oci_archive
 from buildgraph.oci.compress import Compression
-from buildgraph.oci.export import export_directory, export_tar
+from buildgraph.oci.export import (
+    export_directory,
+    export_split_directory,
+    export_split_tar,
+    export_tar,
+)
 from buildgraph.oci.image import Artifact, ManifestResult, write_image, write_index
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.layout import LayoutWriter
+from buildgraph.oci.platforms import directory_name
 from buildgraph.oci.reference import Reference, parse_reference
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, HistoryEntry, Image
@@ -78,6 +85,25 @@ def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> I
     return Image(config, chain)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An image of a target, of all its platforms, and what it is called."""
+
+    label: str
+    plans: Sequence[TargetPlan]
+    images: Sequence[Image]
+    artifact: Artifact
+    names: tuple[Reference, ...]
+    annotations: tuple[tuple[str, str], ...]
+    several: bool  # targets that are delivered
+    indexed: bool
+
+    def parts(self, layers: LayerStore) -> list[tuple[str, RootView]]:
+        """Return the files of each platform, under the name of its directory."""
+        pairs = zip(self.plans, self.images, strict=True)
+        return [(directory_name(p.platform), RootView(layers, i.chain)) for p, i in pairs]
+
+
 class Deliverer:
     """Delivers the targets of one build."""
 
@@ -96,10 +122,12 @@ class Deliverer:
         self._options = options
         self._epoch = epoch
         self._metadata: dict[str, object] = {}
+        self._indexed: frozenset[str] = frozenset()
 
     def deliveries(self, prepared: Prepared) -> list[Delivery]:
         """Return what is to be done for each target once its nodes are there."""
         several = len(prepared.plans) > 1
+        self._indexed = _indexed(prepared)
         for output in self._options.outputs:
             if several and output.dest and not output.dest.endswith(os.sep):
                 if output.dest == "-" or (output.type == "oci" and output.tar):
@@ -120,6 +148,7 @@ class Deliverer:
                 tags = (*target.texts("tags"), *tags)
             tags = tuple(dict.fromkeys(str(parse_reference(t).with_default_tag()) for t in tags))
             self._check_names(label, tags)
+            self._check_platforms(label, plans)
             needs = tuple(p.node for p in plans if p.node is not None)
 
             def deliver(
@@ -141,6 +170,17 @@ class Deliverer:
                 raise InputError(
                     f"{label} is to be pushed and has no name",
                     hint="-t HOST/NAME:TAG, or `tags:` in the Boxfile",
+                )
+
+    def _check_platforms(self, label: str, plans: Sequence[TargetPlan]) -> None:
+        """Say before anything is built that an output cannot hold several platforms."""
+        for output in self._options.outputs:
+            whole = output.type in ("local", "tar") and output.split is False
+            if len(plans) > 1 and (output.type == "docker" or whole):
+                kind = f"{output.type},platform-split=false" if whole else output.type
+                raise InputError(
+                    f"{label} has {len(plans)} platforms and type={kind} holds one",
+                    hint="choose one with --platform, or write type=oci",
                 )
 
     def finish(self, images: Sequence[ev.ImageBuilt]) -> None:
@@ -168,18 +208,26 @@ class Deliverer:
             write_image(image, self._layers, self._options.compression, annotations)
             for image in images
         ]
-        artifact = results[0].artifact if len(results) == 1 else write_index(results, self._layers)
+        indexed = label in self._indexed
+        if indexed:
+            # What was asked for, though a stage of a fixed platform may be what it came to.
+            pairs = zip(results, plans, strict=True)
+            described = [replace(r.descriptor, platform=p.platform) for r, p in pairs]
+            pairs_of = zip(results, described, strict=True)
+            results = [replace(r, descriptor=d) for r, d in pairs_of]
+        artifact = write_index(results, self._layers) if indexed else results[0].artifact
         top = artifact.top
         self._keep(label, plans, results, artifact, tags)
         names = tuple(parse_reference(tag) for tag in tags)
+        made = _Made(label, plans, images, artifact, names, annotations, several, indexed)
         outputs = tuple(
-            self._write(output, label, artifact, images, names, annotations, several)
+            self._write(output, made)
             for output in self._options.outputs
             if output.type != "cacheonly"
         )
         self._metadata[label] = {
             "containerimage.digest": top.digest,
-            "containerimage.config.digest": results[0].config_digest,
+            **({} if indexed else {"containerimage.config.digest": results[0].config_digest}),
             "containerimage.descriptor": {
                 "mediaType": top.media_type,
                 "digest": top.digest,
@@ -195,7 +243,7 @@ class Deliverer:
             sum(r.size for r in results),
             len(images[0].chain.layers),
             outputs,
-            ",".join(str(p.platform) for p in plans) if len(plans) > 1 else "",
+            ",".join(str(p.platform) for p in plans) if indexed else "",
         )
 
     def _wants_no_image(self) -> bool:
@@ -229,44 +277,45 @@ class Deliverer:
         }
         self._store.put_record("image", label, canonical(value), refs=tuple(dict.fromkeys(refs)))
 
-    def _write(
-        self,
-        output: Output,
-        label: str,
-        artifact: Artifact,
-        images: Sequence[Image],
-        names: tuple[Reference, ...],
-        annotations: tuple[tuple[str, str], ...],
-        several: bool,
-    ) -> str:
+    def _write(self, output: Output, made: _Made) -> str:
+        names = made.names
         if output.type == "registry":
-            return self._push(output, artifact, names)
-        own_name = label.lstrip("/").replace("/", "-").replace(":", "-").replace("@", "-")
+            return self._push(output, made.artifact, names)
+        own_name = made.label.lstrip("/").replace("/", "-").replace(":", "-").replace("@", "-")
         if output.type == "oci" and not output.tar:
-            if several and not names:
+            if made.several and not names:
                 names = (parse_reference(own_name.lower()).with_default_tag(),)
-            LayoutWriter(self._store, Path(output.dest)).write(artifact, names)
+            LayoutWriter(self._store, Path(output.dest)).write(made.artifact, names)
             return output.dest
         dest = output.dest
-        if several and dest != "-":
+        if made.several and dest != "-":
             dest = os.path.join(dest, own_name + ("" if output.type == "local" else ".tar"))
-        if len(images) > 1 and output.type != "oci":
-            raise InputError(
-                f"{label} has {len(images)} platforms and type={output.type} holds one",
-                hint="choose one with --platform, or write type=oci",
-            )
         place = sys.stdout.buffer if dest == "-" else Path(dest)
-        image = images[0]
         if output.type == "oci":
-            write_oci_archive(artifact, self._layers, place, names)
+            write_oci_archive(made.artifact, self._layers, place, names)
         elif output.type == "docker":
+            (image,) = made.images
             compression = self._options.compression
-            write_docker_archive(image, self._layers, place, names, compression, annotations)
-        elif output.type == "tar":
-            export_tar(RootView(self._layers, image.chain), place)
+            write_docker_archive(image, self._layers, place, names, compression, made.annotations)
         else:
-            export_directory(RootView(self._layers, image.chain), Path(dest))
+            self._write_files(output, made, dest)
         return "stdout" if dest == "-" else dest
+
+    def _write_files(self, output: Output, made: _Made, dest: str) -> None:
+        """Write files without an image: of one platform as they are, of several in directories."""
+        parts = made.parts(self._layers)
+        split = made.indexed if output.split is None else output.split
+        if output.type == "local":
+            if split:
+                export_split_directory(parts, Path(dest))
+            else:
+                export_directory(parts[0][1], Path(dest))
+            return
+        place = sys.stdout.buffer if dest == "-" else Path(dest)
+        if split:
+            export_split_tar(parts, place, self._epoch)
+        else:
+            export_tar(parts[0][1], place)
 
     def _push(self, output: Output, artifact: Artifact, names: tuple[Reference, ...]) -> str:
         """Push an image under every name, those of one repository together."""
@@ -280,6 +329,16 @@ class Deliverer:
             for pushed in self._pusher().push(artifact, domain, path, tags):
                 told.append(f"{pushed.name} ({pushed.state})")
         return ", ".join(told)
+
+
+def _indexed(prepared: Prepared) -> frozenset[str]:
+    """Return the targets whose image is an index: of several platforms, or where it is asked."""
+    out = {label for label, plans in prepared.plans.items() if len(plans) > 1}
+    for target in prepared.inputs:
+        asked = target.build.args.get("BUILDKIT_MULTI_PLATFORM", "")
+        if asked and parse_bool(asked, "BUILDKIT_MULTI_PLATFORM"):
+            out.add(target.label)
+    return frozenset(out)
 
 
 def _write(path: str, text: str) -> None:

@@ -21,7 +21,8 @@ _TYPES = ("oci", "docker", "tar", "local", "registry", "cacheonly")
 class Output:
     """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout.
 
-    `names` are what a registry is to call the image, besides its tags.
+    `names` are what a registry is to call the image, besides its tags. `split` puts each platform's
+    files into a directory of its name; None = where there are several.
     """
 
     type: OutputType
@@ -30,6 +31,7 @@ class Output:
     compression: str = ""
     level: int | None = None
     names: tuple[str, ...] = ()
+    split: bool | None = None
 
 
 def parse_output(text: str) -> Output:
@@ -48,6 +50,7 @@ def parse_output(text: str) -> Output:
     tar = parse_bool(fields.pop("tar", "true"), f"-o {text}: tar")
     compression = fields.pop("compression", "")
     level = fields.pop("compression-level", "")
+    split = fields.pop("platform-split", "") if kind in ("local", "tar") else ""
     names = tuple(n for n in fields.pop("name", "").split(",") if n) if kind == "registry" else ()
     if fields:
         raise InputError(f"-o {text}: unknown option {sorted(fields)[0]!r}")
@@ -63,6 +66,7 @@ def parse_output(text: str) -> Output:
         compression,
         int(level) if level else None,
         names,
+        parse_bool(split, f"-o {text}: platform-split") if split else None,
     )
 
 

@@ -7,7 +7,8 @@ user who asks: without owners, setuid bits and device nodes, which are reported 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -69,7 +70,28 @@ def export_tar(view: RootView, dest: Path | BinaryIO) -> None:
 
     The same layers give the same bytes. Raises HostError.
     """
-    chunks = tar_chunks(canonical(flatten(view)), HeaderWriter(_NEVER))
+    _write_tar(flatten(view), dest)
+
+
+def export_split_tar(
+    parts: Sequence[tuple[str, RootView]], dest: Path | BinaryIO, epoch: int
+) -> None:
+    """Write several root file systems as one tar, each below a directory of its name.
+
+    `epoch` is the time of those directories, in seconds.
+    """
+    _write_tar((entry for name, view in parts for entry in _below(name, view, epoch)), dest)
+
+
+def _below(name: str, view: RootView, epoch: int) -> Iterator[Entry]:
+    yield Entry(name, Kind.DIR, 0o755, 0, 0, 0, epoch)
+    for entry in flatten(view):
+        link = f"{name}/{entry.link}" if entry.kind is Kind.HARDLINK else entry.link
+        yield replace(entry, path=f"{name}/{entry.path}", link=link)
+
+
+def _write_tar(entries: Iterable[Entry], dest: Path | BinaryIO) -> None:
+    chunks = tar_chunks(canonical(entries), HeaderWriter(_NEVER))
     if isinstance(dest, Path):
         with new_file(dest) as file:
             for chunk in chunks:
@@ -86,12 +108,27 @@ def export_directory(view: RootView, dest: Path) -> list[str]:
     any other that is not empty is refused with InputError. Symbolic links are written as they
     are, and nothing is ever written through one.
     """
+    return _write_directory([("", view)], dest)
+
+
+def export_split_directory(parts: Sequence[tuple[str, RootView]], dest: Path) -> list[str]:
+    """Write several root file systems, each in a directory of its name below `dest`.
+
+    As `export_directory`: they appear at once, and all of `dest` is replaced.
+    """
+    return _write_directory(parts, dest)
+
+
+def _write_directory(parts: Sequence[tuple[str, RootView]], dest: Path) -> list[str]:
     dest = dest.parent.resolve() / dest.name
     old = _replaceable(dest)
     skipped: list[str] = []
     with new_directory(dest) as made:
         _mark(made)
-        _write_files(view, made, skipped)
+        for name, view in parts:
+            if name:
+                (made / name).mkdir(0o755)
+            _write_files(view, made / name, skipped)
         aside = made.with_name(made.name + ".old")
         if old:
             os.rename(dest, aside)
