@@ -20,6 +20,7 @@ from typing import Final
 from buildgraph import kernel as k
 from buildgraph.sandbox.cgroup import hierarchies
 from buildgraph.sandbox.network import resolv_conf
+from buildgraph.sandbox.network_agent import try_private_network
 from buildgraph.sandbox.network_helper import find_user_program, try_root_network
 from buildgraph.sandbox.plan import ID_BASE, ID_COUNT
 from buildgraph.sandbox.seccomp import compile_filter
@@ -52,7 +53,8 @@ def probe(store: Path | str | None = None) -> list[Finding]:
     findings.append(_many_layers(where))
     if root:
         findings.append(_idmap(where))
-    findings += [_namespaces(), _proc(), _seccomp(), *_cgroups(), _network(root), _dns(), _memory()]
+    findings += [_namespaces(), _proc(), _seccomp(), *_cgroups(), _network(root)]
+    findings += [_private_network(), _dns(), _memory()]
     return findings
 
 
@@ -278,6 +280,15 @@ def _network(root: bool) -> Finding:
         f"{program}" if usable else f"{program}, but /dev/net/tun is not ours to open",
         "" if usable else "chmod 666 /dev/net/tun (as udev does)",
     )
+
+
+def _private_network() -> Finding:
+    def question() -> str:
+        _enter_mounts()
+        return try_private_network()
+
+    hint = "the bridge and veth modules; tests of several containers need them"
+    return _finding("private networks", _in_child(question), hint)
 
 
 def _dns() -> Finding:
