@@ -19,7 +19,7 @@ from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.transport.addresses import AddressPolicy, literal_zone
 from buildgraph.transport.failures import Again, Refused, TransportError
 from buildgraph.transport.headers import Headers
-from buildgraph.transport.messages import Body, Response
+from buildgraph.transport.messages import IDEMPOTENT, Body, Response
 from buildgraph.transport.proxies import Proxies
 from buildgraph.transport.sockets import (
     CannotConnect,
@@ -135,8 +135,11 @@ class Pool:
             except Refused:
                 raise
             except Exception as error:
-                # A server may hang up on an idle connection just when we use it again.
-                if not lent.fresh and isinstance(error, _stale_errors()) and not cancel.is_set():
+                # A server may hang up on an idle connection just when we use it again. Whether it
+                # has seen a body is not known, so only what may be sent twice is (RFC 9110, 9.2.2).
+                harmless = body is None or method in IDEMPOTENT
+                stale = not lent.fresh and isinstance(error, _stale_errors())
+                if stale and harmless and not cancel.is_set():
                     continue
                 raise _translated(error, url, lent.proxied) from error
             finally:

@@ -1,0 +1,293 @@
+"""Knows how a registry behaves that does what it is told to: a small honest one on loopback, with
+faults put in its way one request at a time; must not know what a client makes of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+def sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    size: int = 0
+
+    @property
+    def line(self) -> str:
+        """Method and path without the repository, digests shortened."""
+        path = re.sub(r"sha256:([0-9a-f]{6})[0-9a-f]*", r"\1", urlsplit(self.path).path)
+        return f"{self.method} {path}"
+
+
+@dataclass
+class Fault:
+    """What happens to a request instead of the honest answer, the first `times` that it comes."""
+
+    method: str
+    path: str  # a regular expression
+    act: Callable[[Handler], None]
+    times: int = 1
+
+
+@dataclass
+class Registry:
+    """What the server holds and what it was asked."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # tag or digest
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    ranges: bool = True
+    host: str = ""
+
+    def lines(self, *methods: str) -> list[str]:
+        """Return what was asked, without the greeting."""
+        return [a.line for a in self.asked if a.path != "/v2/" and a.method in (methods or METHODS)]
+
+    def fail(self, method: str, path: str, act: Callable[[Handler], None], times: int = 1) -> None:
+        self.faults.append(Fault(method, path, act, times))
+
+    def add_blob(self, data: bytes) -> str:
+        self.blobs[sha256(data)] = data
+        return sha256(data)
+
+    def add_manifest(self, value: object, *names: str, kind: str = MANIFEST) -> str:
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        for name in (*names, sha256(data)):
+            self.manifests[name] = (kind, data)
+        return sha256(data)
+
+
+METHODS = ("GET", "HEAD", "PUT", "POST", "PATCH")
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers by the book, unless a fault stands in the way."""
+
+    protocol_version = "HTTP/1.1"
+    registry: Registry
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """Send a whole answer; `_` in a header's name stands for `-`."""
+        self.send_response(status)
+        headers.setdefault("Content_Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def handle_any(self) -> None:
+        registry = self.registry
+        length = int(self.headers.get("Content-Length") or 0)
+        asked = Asked(self.command, self.path, dict(self.headers), length)
+        registry.asked.append(asked)
+        for fault in registry.faults:
+            if fault.times and fault.method == self.command and re.search(fault.path, self.path):
+                fault.times -= 1
+                fault.act(self)
+                return
+        body = self.rfile.read(length)
+        getattr(self, f"on_{self.command.lower()}")(urlsplit(self.path), body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = handle_any  # noqa: N815
+
+    def on_get(self, url: object, body: bytes) -> None:
+        registry = self.registry
+        path = urlsplit(self.path).path
+        if path == "/v2/":
+            self.answer(200, b"{}")
+        elif found := re.search(r"/manifests/([^/]+)$", path):
+            if found[1] not in registry.manifests:
+                self.answer(404)
+                return
+            kind, data = registry.manifests[found[1]]
+            self.answer(200, data, Content_Type=kind, Docker_Content_Digest=sha256(data))
+        elif found := re.search(r"/blobs/uploads/(\w+)$", path):
+            if found[1] not in registry.uploads:
+                self.answer(404)
+                return
+            have = len(registry.uploads[found[1]])
+            self.answer(204, Location=self.path, Range=f"0-{max(have - 1, 0)}")
+        elif found := re.search(r"/blobs/(sha256:\w+)$", path):
+            self.blob(found[1])
+        else:
+            self.answer(404)
+
+    on_head = on_get
+
+    def blob(self, digest: str) -> None:
+        data = self.registry.blobs.get(digest)
+        if data is None:
+            self.answer(404)
+            return
+        wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if wanted and self.registry.ranges:
+            start = int(wanted[1])
+            told = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.answer(206, data[start:], Content_Range=told)
+        else:
+            self.answer(200, data)
+
+    def on_post(self, url: object, body: bytes) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        if "mount" in query and query["mount"][0] in self.registry.blobs:
+            self.answer(201)
+            return
+        name = f"u{len(self.registry.uploads)}"
+        self.registry.uploads[name] = b""
+        base = re.sub(r"/blobs/uploads/.*", "/blobs/uploads/", self.path)
+        self.answer(202, Location=f"{base}{name}?state=a%2Fb", Range="0-0")
+
+    def on_patch(self, url: object, body: bytes) -> None:
+        name = urlsplit(self.path).path.rpartition("/")[2]
+        start = int((self.headers.get("Content-Range") or "0-").partition("-")[0])
+        have = self.registry.uploads[name]
+        if start != len(have):
+            self.answer(416, Location=self.path, Range=f"0-{len(have) - 1}")
+            return
+        self.registry.uploads[name] = have + body
+        self.answer(202, Location=self.path, Range=f"0-{len(have + body) - 1}")
+
+    def on_put(self, url: object, body: bytes) -> None:
+        parts = urlsplit(self.path)
+        if "/manifests/" in parts.path:
+            name = parts.path.rpartition("/")[2]
+            kind = self.headers.get("Content-Type") or ""
+            missing = [
+                d
+                for d in re.findall(rb'"digest":"(sha256:\w+)"', body)
+                if d.decode() not in self.registry.blobs
+                and d.decode() not in self.registry.manifests
+            ]
+            if missing:
+                self.answer(400, b"unknown blob")
+                return
+            self.registry.add_manifest(body, name, kind=kind)
+            self.answer(201, Docker_Content_Digest=sha256(body))
+            return
+        name = parts.path.rpartition("/")[2]
+        if name not in self.registry.uploads:
+            self.answer(404)
+            return
+        data = self.registry.uploads.pop(name) + body
+        if parse_qs(parts.query)["digest"] != [sha256(data)]:
+            self.answer(400, b"digest invalid")
+            return
+        self.registry.add_blob(data)
+        self.answer(201)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def status(code: int, body: bytes = b"", **headers: str) -> Callable[[Handler], None]:
+    def act(handler: Handler) -> None:
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        handler.answer(code, body, **headers)
+
+    return act
+
+
+def reset(handler: Handler) -> None:
+    """Drop the connection as a crashed machine does."""
+    linger = struct.pack("ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def cut_body(count: int) -> Callable[[Handler], None]:
+    """Answer a blob and stop after `count` of the bytes that were asked for."""
+
+    def act(handler: Handler) -> None:
+        digest = handler.path.rpartition("/")[2]
+        data = handler.registry.blobs[digest]
+        wanted = re.match(r"bytes=(\d+)-", handler.headers.get("Range") or "")
+        start = int(wanted[1]) if wanted else 0
+        told = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if wanted else {}
+        handler.answer(
+            206 if wanted else 200,
+            data[start : start + count],
+            Content_Length=str(len(data) - start),
+            **told,
+        )
+        handler.wfile.flush()
+        handler.close_connection = True
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+    return act
+
+
+def swallow(count: int) -> Callable[[Handler], None]:
+    """Take `count` bytes of an upload's piece, keep them, and drop the connection."""
+
+    def act(handler: Handler) -> None:
+        data = handler.rfile.read(count)
+        name = urlsplit(handler.path).path.rpartition("/")[2]
+        handler.registry.uploads[name] += data
+        reset(handler)
+
+    return act
+
+
+def forget(handler: Handler) -> None:
+    """Do not know an upload any more."""
+    handler.registry.uploads.clear()
+    status(404)(handler)
+
+
+def silent_put(handler: Handler) -> None:
+    """Take a blob and drop the connection before the answer."""
+    body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+    name = urlsplit(handler.path).path.rpartition("/")[2]
+    handler.registry.add_blob(handler.registry.uploads.pop(name) + body)
+    reset(handler)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: connections are dropped on purpose."""
+
+
+@contextlib.contextmanager
+def serving(registry: Registry) -> Iterator[Registry]:
+    """Run the server until the context is left."""
+    handler = type("H", (Handler,), {"registry": registry})
+    server = _Server(("127.0.0.1", 0), handler)
+    registry.host = f"127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield registry
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
