@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from buildgraph.cli.around import parse_bytes, parse_hosts, parse_ulimits
 from buildgraph.cli.flags import BuildFlags
 from buildgraph.cli.grants import log_limit, parse_agent, parse_grants
 from buildgraph.cli.options import parse_pairs
@@ -16,12 +17,14 @@ from buildgraph.engine.fields import parse_fields
 from buildgraph.engine.mounts import SecretSource
 from buildgraph.engine.outputs import Output, compression_of, parse_output
 from buildgraph.engine.prepare import Overrides
-from buildgraph.errors import InputError, Location
+from buildgraph.errors import InputError
+from buildgraph.graph.ops import Surroundings
 from buildgraph.sandbox.spec import Limits
 
 
 def settings_of(asked: BuildFlags, environ: Mapping[str, str]) -> Settings:
     """Return what the flags say about a run. Raises InputError."""
+    swap = None if asked.memory_swap == "-1" else asked.memory_swap
     return Settings(
         store=asked.store,
         jobs=asked.jobs or 0,
@@ -35,10 +38,12 @@ def settings_of(asked: BuildFlags, environ: Mapping[str, str]) -> Settings:
         secrets=dict(parse_secret(text, environ) for text in asked.secrets),
         agents=dict(parse_agent(text, environ) for text in asked.ssh),
         step_limits=Limits(
-            memory=_size(asked.memory, "--memory"),
+            memory=parse_bytes(asked.memory, "--memory"),
+            memory_swap=parse_bytes(swap, "--memory-swap"),
             timeout=asked.timeout,
             log=log_limit(environ),
         ),
+        hosts=parse_hosts(asked.add_host),
     )
 
 
@@ -52,6 +57,11 @@ def overrides_of(asked: BuildFlags, environ: Mapping[str, str]) -> Overrides:
         labels=parse_pairs(asked.labels, "--label"),
         network=asked.network,  # type: ignore[arg-type]  # click holds it to the three words
         allow=parse_grants(asked.allow),
+        around=Surroundings(
+            hosts=tuple(sorted(parse_hosts(asked.add_host))),
+            shm=parse_bytes(asked.shm_size, "--shm-size") or 0,
+            ulimits=parse_ulimits(asked.ulimit),
+        ),
     )
 
 
@@ -100,11 +110,3 @@ def _outputs(asked: BuildFlags) -> tuple[Output, ...]:
 def _words(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return the words of flags that also take several with commas between."""
     return tuple(word for text in texts for word in text.split(",") if word)
-
-
-def _size(text: str | None, flag: str) -> int | None:
-    if text is None:
-        return None
-    from buildgraph.dockerfile.mounts import parse_size
-
-    return parse_size(text, Location(flag))

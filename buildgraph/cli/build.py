@@ -14,6 +14,7 @@ import click
 from buildgraph import events as ev
 from buildgraph.cli.asked import delivery_of, settings_of
 from buildgraph.cli.choose import choose
+from buildgraph.cli.docker_flags import DOCKER, DockerCommand, said
 from buildgraph.cli.entry import Terminated, guarded, report
 from buildgraph.cli.flags import CONDUCT, INPUT, LOOKUP, RESULT, RUNNING, BuildFlags, flags
 from buildgraph.cli.options import progress_mode, store_option
@@ -25,18 +26,21 @@ from buildgraph.errors import BuildgraphError
 
 _HELP = """Build targets, or a directory with a Dockerfile.
 
-TARGETS are labels (//app:image, //app, :image), patterns (//..., //app/...), or a PATH that holds
-a Dockerfile, as `docker build PATH` takes it. Without any, the target of the current directory.
+TARGETS are labels (//app:image, //app, :image), patterns (//..., //app/...), or what `docker
+build` takes: a PATH that holds a Dockerfile, - for a Dockerfile or an archive on stdin, a git
+repository (URL.git[#REF:DIRECTORY]), or the URL of an archive. Without any, the target of the
+current directory.
 """
 
 
-@click.command("build", help=_HELP)
-@flags(INPUT, RUNNING, LOOKUP, RESULT, CONDUCT)
+@click.command("build", help=_HELP, cls=DockerCommand)
+@flags(INPUT, RUNNING, LOOKUP, RESULT, CONDUCT, DOCKER)
 @store_option
 @guarded
 def command(**given: Any) -> int:
     """Parse the options and build."""
     asked = BuildFlags(**given)
+    notes = said(click.get_current_context())
     settings = settings_of(asked, os.environ)
     progress = "quiet" if asked.quiet else progress_mode(asked.progress)
     if asked.dry_run:
@@ -44,7 +48,7 @@ def command(**given: Any) -> int:
 
         return show_plan(asked.targets, asked.file, settings, as_json=progress == "json")
     delivery = delivery_of(asked)
-    return run_build(asked.targets, asked.file, settings, delivery, progress)
+    return run_build(asked.targets, asked.file, settings, delivery, progress, notes)
 
 
 def run_build(
@@ -53,10 +57,13 @@ def run_build(
     settings: Settings,
     delivery: DeliveryOptions,
     progress: str,
+    notes: Sequence[str] = (),
 ) -> int:
     """Build and return the exit code; every error has been shown by then."""
     catch_signals()
     screen = make_listener(progress, sys.stdout, sys.stderr, os.environ)
+    for note in notes:
+        screen(ev.Notice(0.0, note))
     try:
         with Session(settings, os.environ, os.getcwd()) as session:
             workspace, chosen = choose(session, targets, file)
@@ -94,8 +101,13 @@ def last_words(images: Sequence[ev.ImageBuilt], progress: str) -> str:
         return ""
     in_order = sorted(images, key=lambda image: image.label)
     if progress == "quiet":
-        return "".join(f"{image.digest}\n" for image in in_order)
+        return "".join(f"{image_id(image)}\n" for image in in_order)
     return "".join(summary(image) + "\n" for image in in_order)
+
+
+def image_id(image: ev.ImageBuilt) -> str:
+    """Return what docker calls an image's id: its config, of several platforms the index."""
+    return image.config if image.config and not image.platform else image.digest
 
 
 def summary(image: ev.ImageBuilt) -> str:

@@ -34,7 +34,11 @@ class BuildFlags:
     ssh: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     network: str | None = None
+    add_host: tuple[str, ...] = ()
+    ulimit: tuple[str, ...] = ()
+    shm_size: str | None = None
     memory: str | None = None
+    memory_swap: str | None = None
     timeout: float | None = None
     # what is looked up
     no_cache: bool = False
@@ -85,7 +89,11 @@ RUNNING: tuple[Flag[Any], ...] = (
     click.option(
         "--network", type=click.Choice(["default", "none", "host"]), help="What RUN can reach."
     ),
-    click.option("--memory", metavar="SIZE", help="Most memory of a step, as 512m or 4g."),
+    many("--add-host", metavar="NAME:ADDRESS", help="A line of the steps' /etc/hosts."),
+    many("--ulimit", metavar="NAME=SOFT[:HARD]", help="A limit of setrlimit(2) for steps."),
+    click.option("--shm-size", metavar="SIZE", help="The size of /dev/shm [default: 64m]."),
+    click.option("--memory-swap", metavar="SIZE", help="Most memory and swap together; -1: any."),
+    click.option("-m", "--memory", metavar="SIZE", help="Most memory of a step, as 512m or 4g."),
     click.option("--timeout", type=float, metavar="SECONDS", help="Most time of a step."),
 )
 

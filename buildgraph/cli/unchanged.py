@@ -29,6 +29,7 @@ _NOT_ANSWERED = (
     "--progress=rawjson",
     "rawjson",
 )
+_SWITCHES = ("--no-cache", "--pull=")
 _ENVIRONMENT = ("SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "HOME")
 
 
@@ -60,7 +61,7 @@ def store_of(arguments: Sequence[str]) -> str:
 
 def answer(arguments: Sequence[str]) -> bool:
     """Print what the last build said and return True, if nothing has changed since."""
-    if any(word in _NOT_ANSWERED or word.startswith("--no-cache") for word in arguments):
+    if any(word in _NOT_ANSWERED or word.startswith(_SWITCHES) for word in arguments):
         return False
     index = os.path.join(store_of(arguments), "index.sqlite")
     if not os.path.exists(index):

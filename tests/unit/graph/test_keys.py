@@ -17,7 +17,15 @@ from buildgraph.graph.keys import (
     mkdir_key,
     packages_key,
 )
-from buildgraph.graph.ops import ContextSource, CopyOp, ExecOp, MkdirOp, PackagesOp, RunMount
+from buildgraph.graph.ops import (
+    ContextSource,
+    CopyOp,
+    ExecOp,
+    MkdirOp,
+    PackagesOp,
+    RunMount,
+    Surroundings,
+)
 from buildgraph.oci.types import Platform
 
 AMD = Platform("linux", "amd64")
@@ -47,6 +55,7 @@ OTHER: dict[str, Any] = {
     "security": "insecure",
     "preserve_times": True,
     "script": b"#!/bin/sh",
+    "around": Surroundings(shm=1 << 20),
 }
 
 
@@ -58,6 +67,13 @@ def test_the_table_of_changes_is_complete() -> None:
 def test_every_field_of_run_is_in_the_key(name: str) -> None:
     changed = dataclasses.replace(RUN, **{name: OTHER[name]})
     assert run_key(changed).digest != run_key().digest
+
+
+@pytest.mark.parametrize(
+    "around", [Surroundings(("db",)), Surroundings(ulimits=(("nproc", 9, 9),))]
+)
+def test_names_of_hosts_and_limits_are_in_the_key(around: Surroundings) -> None:
+    assert run_key(dataclasses.replace(RUN, around=around)).digest != run_key().digest
 
 
 @pytest.mark.parametrize(
