@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from buildgraph import kernel as k
+from buildgraph.sandbox.binfmt import ARCHITECTURES, own_handlers
 from buildgraph.sandbox.cgroup import hierarchies
+from buildgraph.sandbox.emulation import Emulation
+from buildgraph.sandbox.entry import new_userns
 from buildgraph.sandbox.network import resolv_conf
 from buildgraph.sandbox.network_agent import try_private_network
 from buildgraph.sandbox.network_helper import find_user_program, try_root_network
-from buildgraph.sandbox.plan import ID_BASE, ID_COUNT
+from buildgraph.sandbox.plan import ID_BASE, ID_COUNT, ids_of_this_process
 from buildgraph.sandbox.seccomp import compile_filter
 from buildgraph.sandbox.userns import enter, mapped_here, subordinate_ranges
 
@@ -53,7 +57,7 @@ def probe(store: Path | str | None = None) -> list[Finding]:
     findings.append(_many_layers(where))
     if root:
         findings.append(_idmap(where))
-    findings += [_namespaces(), _proc(), _seccomp(), *_cgroups(), _network(root)]
+    findings += [_namespaces(), _proc(), _seccomp(), _platforms(), *_cgroups(), _network(root)]
     findings += [_private_network(), _dns(), _memory()]
     return findings
 
@@ -185,8 +189,6 @@ def _many_layers(where: str) -> Finding:
 def _idmap(where: str) -> Finding:
     def question() -> str:
         _enter_mounts()
-        from buildgraph.sandbox.entry import new_userns
-
         line = f"0 {ID_BASE} {ID_COUNT}"
         userns = new_userns(line, line, True)
         tree = k.open_tree(k.AT_FDCWD, where, k.OPEN_TREE_CLONE)
@@ -242,6 +244,36 @@ def _seccomp() -> Finding:
 
     hint = "a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64"
     return _finding("seccomp", _in_child(question), hint)
+
+
+def _platforms() -> Finding:
+    """Say which architectures' programs run, each having been tried."""
+
+    def question() -> str:
+        _enter_mounts()
+        maps = ids_of_this_process().userns()
+        userns = new_userns(maps["uids"], maps["gids"], maps["setgroups"])
+        kept: list[int] = []  # handlers live as long as these
+
+        def register(lines: Sequence[bytes], architecture: str) -> str:
+            fd, error = own_handlers(userns, lines, architecture)
+            kept.append(fd)
+            return error
+
+        emulation = Emulation(register)
+        found: dict[str, list[str]] = {}
+        for architecture in ARCHITECTURES:
+            way = emulation.way(architecture)
+            if way.possible:
+                place = re.sub(r"qemu-\w+", "qemu-*", way.detail)  # one for each, alike
+                found.setdefault(place, []).append(architecture)
+        return "; ".join(f"{', '.join(names)} {how}" for how, names in found.items())
+
+    hint = "apt install qemu-user-static, for RUN steps of other platforms"
+    finding = _finding("architectures", _in_child(question), hint)
+    if finding.ok and ";" not in finding.detail:
+        return replace(finding, ok=False, hint=hint)
+    return finding
 
 
 def _cgroups() -> list[Finding]:
