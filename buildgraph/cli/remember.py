@@ -17,6 +17,7 @@ from buildgraph.cli.unchanged import invocation_key
 from buildgraph.engine.deliver import DeliveryOptions
 from buildgraph.engine.prepare import Prepared
 from buildgraph.filetree import FileStat, Kind
+from buildgraph.graph.ops import GitOp, HttpOp
 from buildgraph_cache.invocation import KIND, encode
 from buildgraph_cache.objects import blob_ref
 
@@ -34,11 +35,10 @@ def remember(
     """Write down what this command looked at, what it wrote and what it said.
 
     Nothing is written where a stat could not tell that all is as it was: outputs to stdout or
-    into a directory of files, secrets from files, files that changed while we built.
+    into a directory of files, secrets from files, files that changed while we built, sources on
+    other machines that may have something else tomorrow.
     """
-    if session.store.read_only or any(o.type not in _REPEATABLE for o in delivery.outputs):
-        return
-    if any(o.dest == "-" for o in delivery.outputs) or not lasts(session.settings.overrides):
+    if session.store.read_only or not _tells_all(session, prepared, delivery):
         return
     written = []
     for path in _written(delivery):
@@ -64,6 +64,21 @@ def remember(
     if table is not None:
         refs = tuple(blob_ref(image.digest) for image in images if image.config)  # type: ignore[arg-type]
         session.store.put_record(KIND, invocation_key(sys.argv[1:]), table, refs=refs)
+
+
+def _tells_all(session: Session, prepared: Prepared, delivery: DeliveryOptions) -> bool:
+    """Say whether the stats of files alone tell that a build would do the same."""
+    if any(o.type not in _REPEATABLE or o.dest == "-" for o in delivery.outputs):
+        return False
+    if not lasts(session.settings.overrides):
+        return False
+    return session.settings.offline or not _asks_somebody(prepared)
+
+
+def _asks_somebody(prepared: Prepared) -> bool:
+    """Say whether a source is on another machine and no checksum or commit says what it is."""
+    ops = (node.op for node in prepared.graph.nodes)
+    return any(isinstance(op, HttpOp | GitOp) and not op.pinned for op in ops)
 
 
 def _written(delivery: DeliveryOptions) -> list[str]:

@@ -31,11 +31,12 @@ from buildgraph.engine.prepare import (
     Preparer,
     RulePlan,
 )
+from buildgraph.engine.remote import Remotes
 from buildgraph.engine.run_step import ExecExecutor
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Executor
 from buildgraph.errors import InputError
-from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp
+from buildgraph.graph.ops import CopyOp, ExecOp, GitOp, HttpOp, MkdirOp, PackagesOp
 from buildgraph.graph.stage_ir import PROXY_ARGS
 from buildgraph.label import Label
 from buildgraph.oci.compress import Compression
@@ -100,6 +101,7 @@ class Session:
         self.settings = settings
         self.environ = environ
         self.started = time.monotonic()
+        self.pins_are_set = False  # the images' pins are the caller's, not the lock file's
         self.cancel = threading.Event()  # set: everything under way ends
         self._stack = ExitStack()
         self._cwd = cwd
@@ -192,6 +194,10 @@ class Session:
             op, config = self.rules.plan(target, platform)
             return RulePlan(op, config)
 
+        if not self.pins_are_set:
+            from buildgraph_rules.locking import read_image_pins
+
+            self.images.pins = read_image_pins(workspace.root)
         self.images.notice = lambda text: listener(ev.Notice(self.now(), text, "warning"))
         for host, entry in workspace.registries.items():
             self.images.settings[host] = setting_of(
@@ -239,11 +245,21 @@ class OpenGraph:
             session.environ,
             session.settings.agents,
         )
+        self.remotes = Remotes(
+            store,
+            layers,
+            self._secrets(),
+            session.environ,
+            cancel=session.cancel,
+            offline=session.settings.offline,
+            agent=session.settings.agents.get("default", ""),
+        )
         self.identifier = Identifier(
             store,
             layers,
             self.sources,
             self.mounts,
+            self.remotes,
             epoch=session.epoch,
             profile=str(PROFILE_VERSION),
         )
@@ -258,6 +274,7 @@ class OpenGraph:
         trace: TracebackType | None,
     ) -> None:
         self.sources.close()
+        self.remotes.close()
 
     def _secrets(self) -> dict[str, Mapping[str, SecretSource]]:
         session = self.session
@@ -280,6 +297,7 @@ class OpenGraph:
     ) -> BuildResult:
         """Build the graph and deliver; see `Builder.run`."""
         session = self.session
+        self.remotes.cancel = cancel or session.cancel
         settings = session.settings
         proxies = {k: v for k, v in settings.overrides.args if k in PROXY_ARGS}
         runner = ExecExecutor(
@@ -299,6 +317,8 @@ class OpenGraph:
             CopyOp: files,
             MkdirOp: files,
             PackagesOp: session.rules,
+            HttpOp: self.remotes,
+            GitOp: self.remotes,
         }
         builder = Builder(
             self.prepared.graph,

@@ -24,7 +24,7 @@ from buildgraph.errors import BuildFailed, BuildgraphError, Interrupted
 from buildgraph.graph.explain import Reason, differences
 from buildgraph.graph.keys import NodeKey
 from buildgraph.graph.lower import needs_directory
-from buildgraph.graph.ops import CopyOp, ExecOp, ImageOp, Node, NodeGraph, PackagesOp
+from buildgraph.graph.ops import CopyOp, ExecOp, GitOp, HttpOp, ImageOp, Node, NodeGraph, PackagesOp
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Chain
 from buildgraph_cache.store import Store
@@ -99,6 +99,7 @@ class Builder:
         self._cancel = cancel or threading.Event()
         self._keys: dict[int, NodeKey] = {}
         self._again: set[int] = set()
+        self._begun: set[int] = set()
         self._warm_up: Callable[[], None] | None = warm_up
         self._seconds: list[float] = []
         self._want_directory = needs_directory(graph)
@@ -221,16 +222,50 @@ class Builder:
         if isinstance(op, ImageOp):
             self._finish(node, Outcome(self._images[op.digest], None, True, op.digest, 0.0))
             return True
-        if isinstance(op, CopyOp) or (isinstance(op, ExecOp) and op.mounts):
+        if isinstance(op, CopyOp | HttpOp | GitOp) or (isinstance(op, ExecOp) and op.mounts):
             return False
         return self._hit(node, self._key(node))
 
     def _key(self, node: Node) -> NodeKey:
         key = self._keys.get(node.id)
         if key is None:
-            key = self._identifier.key(node, self._parent(node), self._sources(node))
+            parent, sources = self._parent(node), self._sources(node)
+
+            def progress(text: str, done: int, total: int) -> None:
+                self._start(node, "what its server has is not in the store")
+                self._emit(ev.NodeProgress(self.now(), node.id, text, done, total))
+
+            begun = time.monotonic()
+            try:
+                key = self._identifier.key(node, parent, sources, progress)
+            except BuildgraphError as error:
+                if node.id in self._begun:
+                    spent = time.monotonic() - begun
+                    failed = ev.NodeFailed(
+                        self.now(), node.id, node.label, node.title, spent, error
+                    )
+                    self._emit(failed)
+                raise
             self._keys[node.id] = key
         return key
+
+    def _start(self, node: Node, reason: str, expected: float | None = None) -> None:
+        """Tell once that a node is being worked on, be it for its key alone."""
+        if node.id in self._begun:
+            return
+        self._begun.add(node.id)
+        self._emit(
+            ev.NodeStarted(
+                self.now(),
+                node.id,
+                node.label,
+                node.title,
+                node.stage,
+                reason,
+                expected,
+                node.where,
+            )
+        )
 
     def _hit(self, node: Node, key: NodeKey) -> bool:
         if self._bypassed(node):
@@ -281,18 +316,7 @@ class Builder:
         self._foresee(node)
         self._reasons[node.id] = reasons
         begun = time.monotonic()
-        self._emit(
-            ev.NodeStarted(
-                self.now(),
-                node.id,
-                node.label,
-                node.title,
-                node.stage,
-                str(reasons[0]) if reasons else "",
-                slot.seconds if slot else None,
-                node.where,
-            )
-        )
+        self._start(node, str(reasons[0]) if reasons else "", slot.seconds if slot else None)
         work = Work(
             node,
             key,

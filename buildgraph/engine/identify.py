@@ -14,6 +14,7 @@ from typing import Any
 from buildgraph.engine import records
 from buildgraph.engine.mounts import MountSources
 from buildgraph.engine.placing import DestFacts, destination, mkdir_facts
+from buildgraph.engine.remote import Progress, Remotes, silent
 from buildgraph.engine.selecting import Selection, select
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.treewalk import EmptyTree
@@ -49,6 +50,7 @@ class Identifier:
         layers: LayerStore,
         sources: Sources,
         mounts: MountSources,
+        remotes: Remotes,
         *,
         epoch: int,
         profile: str,
@@ -58,14 +60,24 @@ class Identifier:
         self._layers = layers
         self._sources = sources
         self._mounts = mounts
+        self._remotes = remotes
         self._epoch = epoch
         self._profile = profile
         self._selections: dict[int, Selection] = {}
         self._destinations: dict[int, DestFacts] = {}
         self._guard = threading.Lock()
 
-    def key(self, node: Node, parent: Chain, sources: tuple[Chain, ...]) -> NodeKey:
+    def key(
+        self,
+        node: Node,
+        parent: Chain,
+        sources: tuple[Chain, ...],
+        progress: Progress = silent,
+    ) -> NodeKey:
         """Return the key of a node whose inputs are these chains.
+
+        What comes from another machine is asked for, and downloaded where it is new; `progress`
+        is told how far that is.
 
         Raises InputError for files that are missing or in each other's way.
         """
@@ -81,9 +93,13 @@ class Identifier:
             case CopyOp():
                 return self._copy(node, op, parent, sources)
             case HttpOp() | GitOp():
-                raise AssertionError("nothing makes such nodes yet")
+                return self._remotes.key(node, progress)
             case ImageOp():
                 raise AssertionError("an outside image is known by its digest")
+
+    def unknown(self, node: Node) -> str | None:
+        """Return why a node has no key before something is downloaded; None: it has one."""
+        return self._remotes.unknown(node)
 
     def selection(self, node: Node, op: CopyOp, sources: tuple[Chain, ...]) -> Selection:
         """Return the files of a COPY; its tree may be a context's, see `Sources.tree`."""

@@ -58,6 +58,9 @@ def plan(
         if any(i is not None and i not in chains for i in node.inputs):
             out.append(Step(node, Verdict.UNKNOWN, (), expected, last))
             continue
+        if (why := identifier.unknown(node)) is not None:
+            out.append(Step(node, Verdict.MISS, (Reason(why),), expected, last))
+            continue
         inputs = tuple(Chain() if i is None else chains[i] for i in node.inputs)
         parent = inputs[0] if inputs else Chain()
         key = identifier.key(node, parent, inputs)

@@ -13,7 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buildgraph.graph.ops import CopyOp, ExecOp, MkdirOp, PackagesOp, RunMount, Surroundings
+from buildgraph.graph.ops import (
+    CopyOp,
+    ExecOp,
+    GitOp,
+    HttpOp,
+    MkdirOp,
+    PackagesOp,
+    RunMount,
+    Surroundings,
+)
 from buildgraph.oci.types import Platform
 from buildgraph_cache.digest import Digest, sha256_digest
 
@@ -121,6 +130,45 @@ def copy_key(op: CopyOp, epoch: int, files: str, destination: Mapping[str, Any])
 def mkdir_key(op: MkdirOp, epoch: int, destination: Mapping[str, Any]) -> NodeKey:
     """Key of a WORKDIR, the same for every platform."""
     return make_key({**_head("mkdir", None, epoch), "path": op.path, "destination": destination})
+
+
+def http_key(op: HttpOp, epoch: int, content: str, modified: int | None) -> NodeKey:
+    """Key of a server's file: what it holds, under which name, and the time that it keeps.
+
+    Neither the address nor the platform is in it: the same bytes are the same layer.
+    """
+    return make_key(
+        {
+            "schema": SCHEMA,
+            "kind": "http",
+            "epoch": epoch,
+            "content": content,
+            "name": op.name,
+            "modified": modified,
+        }
+    )
+
+
+def git_key(op: GitOp, epoch: int, commit: str) -> NodeKey:
+    """Key of a repository's tree: the commit, and what is taken of it.
+
+    The address is in it only where `.git` comes along, which holds it.
+    """
+    reference = op.reference
+    kept = [reference.remote, reference.ref] if reference.keep_git_dir else None
+    times = ("preserve" if op.preserve_times else "epoch") if reference.preserve_times else None
+    return make_key(
+        {
+            "schema": SCHEMA,
+            "kind": "git",
+            "epoch": epoch,
+            "commit": commit,
+            "subdir": reference.subdir,
+            "submodules": reference.submodules,
+            "git_dir": kept,
+            "times": times,
+        }
+    )
 
 
 def packages_key(op: PackagesOp, platform: Platform, epoch: int, profile: str) -> NodeKey:

@@ -17,6 +17,8 @@ from buildgraph.graph.ops import (
     ContextSpec,
     CopyOp,
     ExecOp,
+    GitOp,
+    HttpOp,
     ImageOp,
     MkdirOp,
     Network,
@@ -34,8 +36,10 @@ from buildgraph.graph.stage_ir import (
     ContextRef,
     CopyIR,
     ImageRef,
+    RepositoryRef,
     RunIR,
     ScratchRef,
+    ServerRef,
     SourceRef,
     StageIR,
     StageRef,
@@ -44,6 +48,7 @@ from buildgraph.graph.stage_ir import (
 )
 from buildgraph.graph.stages import Unfolder
 from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
+from buildgraph.transport.urls import parse_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class TargetInput:
     preserve_times: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     allow: frozenset[str] = frozenset()  # what the command line grants, see run_op
-    around: Surroundings = Surroundings()
+    around: Surroundings = field(default_factory=Surroundings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +296,34 @@ class Lowering:
         inputs.append(node)
         return StageSource(len(inputs) - 1)
 
+    def _fetched(
+        self,
+        target: TargetInput,
+        ref: ServerRef | RepositoryRef,
+        inputs: list[int | None],
+        about: tuple[str, str, str, Location, str],
+    ) -> StageSource:
+        """Add the nodes that bring what a step copies from another machine.
+
+        They are the same for every platform. Files of several servers lie on top of each other,
+        so that one copy sees them all.
+        """
+        keep = target.preserve_times
+        ops: list[tuple[HttpOp | GitOp, str]]
+        if isinstance(ref, RepositoryRef):
+            ops = [(GitOp(ref.reference, keep), ref.reference.shown)]
+        else:
+            ops = [
+                (HttpOp(f.url, f.name, f.checksum, keep), parse_url(f.url).shown) for f in ref.files
+            ]
+        label, stage, _, where, slot = about
+        node: int | None = None
+        for number, (op, shown) in enumerate(ops):
+            told = (label, stage, f"fetch {shown}", where, f"{slot} source{number}")
+            node = self._node(op, target.build.build, (node,), told)
+        inputs.append(node)
+        return StageSource(len(inputs) - 1)
+
     def _step(
         self,
         target: TargetInput,
@@ -307,8 +340,13 @@ class Lowering:
             case RunIR():
                 op = self._exec(target, stage, action, stages, inputs, step.where)
             case CopyIR():
+                source: ContextSource | StageSource
+                if isinstance(action.source, ServerRef | RepositoryRef):
+                    source = self._fetched(target, action.source, inputs, about)
+                else:
+                    source = self._source(target, action.source, stages, inputs, stage, step.where)
                 op = CopyOp(
-                    self._source(target, action.source, stages, inputs, stage, step.where),
+                    source,
                     action.paths,
                     action.inline,
                     action.dest,
@@ -388,7 +426,7 @@ class Lowering:
         inputs: tuple[int | None, ...],
         about: tuple[str, str, str, Location, str],
     ) -> int:
-        known = (op, platform, inputs, _contexts_of(op))
+        known = (op, platform, inputs, _contexts_of(op), _asker(op, about[0]))
         index = self._known.get(known)
         if index is None:
             index = self._known[known] = len(self._nodes)
@@ -405,6 +443,11 @@ def _contexts_of(op: Op) -> tuple[int, ...]:
     if isinstance(op, ExecOp):
         return tuple(m.context for m in op.mounts if m.context is not None)
     return ()
+
+
+def _asker(op: Op, label: str) -> str:
+    """A server may answer one target's secrets and not another's."""
+    return label if isinstance(op, HttpOp | GitOp) else ""
 
 
 def _title(step: StepIR, stage: StageIR, target: TargetInput) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from buildgraph.errors import Location
+from buildgraph.fetch.git_url import GitReference, is_commit
 from buildgraph.oci.types import Platform
 
 Network = Literal["none", "host", "default"]
@@ -133,34 +134,34 @@ class HttpOp:
 
     `url` says where to ask and takes no part in the key: the key is what the server was found to
     have (digest, name and, where times are kept, its Last-Modified). With `checksum`
-    ("sha256:...") nothing is asked once the content is known. With `unpack` the layer holds the
-    tree of the archive instead, if the content is one (a build context).
+    ("sha256:...") nothing is asked once the content is known.
     """
 
-    url: str  # as expanded; may hold a login, so never show it: see transport.urls.shown
+    url: str  # as expanded; may hold a login, so never show it: see transport.urls
     name: str  # a plain base name
     checksum: str | None = None
-    unpack: bool = False
     preserve_times: bool = False
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the op alone says what it comes to."""
+        return self.checksum is not None
 
 
 @dataclass(frozen=True, slots=True)
 class GitOp:
     """The tree of one commit of a git repository, as a layer.
 
-    `remote` and `ref` say where to ask and take no part in the key: the key is the commit with
-    the options. `checksum` is a commit or the beginning of one that `ref` has to lead to; where
-    it is a whole commit and known, nothing is asked.
+    Where to ask takes no part in the key: the key is the commit with what is taken of it.
     """
 
-    remote: str  # as expanded, without fragment and query; may hold a login: never show it
-    ref: str = ""  # branch, tag, refs/..., commit; "": the remote's HEAD
-    subdir: str = ""  # relative, normal; "": the whole tree
-    checksum: str | None = None
-    keep_git_dir: bool = False
-    submodules: bool = True
-    fetch_by_commit: bool = False
+    reference: GitReference  # may hold a login, so show its `shown` only
     preserve_times: bool = False
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the op alone says what it comes to: a whole commit."""
+        return is_commit(self.reference.ref) or is_commit(self.reference.checksum or "")
 
 
 Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp | HttpOp | GitOp

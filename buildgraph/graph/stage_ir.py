@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from buildgraph.errors import Location
+from buildgraph.fetch.git_url import GitReference
 from buildgraph.graph.ops import InlineFile, Network
 from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
 
@@ -66,6 +67,32 @@ SourceRef = ScratchRef | StageRef | ContextRef | ImageRef
 
 
 @dataclass(frozen=True, slots=True)
+class ServerFile:
+    """One file of an http(s) server, under the name it gets; see HttpOp."""
+
+    url: str
+    name: str
+    checksum: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRef:
+    """Files of servers, one directory of them."""
+
+    files: tuple[ServerFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryRef:
+    """The tree of a commit of a git repository."""
+
+    reference: GitReference
+
+
+CopySource = SourceRef | ServerRef | RepositoryRef
+
+
+@dataclass(frozen=True, slots=True)
 class MountIR:
     """One RUN --mount, expanded; `source` where it has a `from`."""
 
@@ -93,7 +120,7 @@ class RunIR:
 class CopyIR:
     """COPY or ADD with everything expanded; `dest` is absolute."""
 
-    source: SourceRef
+    source: CopySource
     paths: tuple[str, ...]
     inline: tuple[InlineFile, ...]
     dest: str

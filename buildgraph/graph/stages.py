@@ -37,7 +37,9 @@ from buildgraph.graph.stage_ir import (
     WorkdirIR,
 )
 from buildgraph.graph.stage_refs import References
+from buildgraph.graph.transfer import is_remote, parts_of
 from buildgraph.oci.types import Healthcheck, HistoryEntry, ImageConfig, Platform
+from buildgraph.transport.urls import strip_logins
 
 ConfigOf = Callable[[SourceRef, Platform, Location], ImageConfig]
 
@@ -158,7 +160,8 @@ class Unfolder:
     ) -> None:
         text = created_by or item.source
         history = HistoryEntry(text, action is None, author=state.config.author)
-        state.steps.append(StepIR(action, history, _title(item.source), item.where))
+        title = _title(text if isinstance(action, CopyIR) else item.source)
+        state.steps.append(StepIR(action, history, title, item.where))
 
     # -- instructions ------------------------------------------------------------------
 
@@ -247,12 +250,6 @@ class Unfolder:
             source = self._names.source(item.from_, index, item.where)
         where = item.where
         paths = tuple(self._text(s, state.env, where) for s in item.sources)
-        for path in paths:
-            _check_local(path, add, where)
-        if isinstance(item, ins.Add) and item.checksum is not None:
-            raise InputError(
-                "--checksum is about URLs and git repositories, and this source is neither", where
-            )
         inline = tuple(
             InlineFile(
                 doc.name,
@@ -263,20 +260,27 @@ class Unfolder:
             for doc in item.heredocs
         )
         dest = self._text(item.dest, state.env, where)
-        action = CopyIR(
-            source,
-            paths,
-            inline,
-            _destination(state.cwd, dest),
-            None if item.chown is None else self._text(item.chown, state.env, where),
-            None if item.chmod is None else self._text(item.chmod, state.env, where),
-            item.exclude,
-            isinstance(item, ins.Copy) and item.parents,
-            item.link,
-            item.unpack if isinstance(item, ins.Add) else False,
-            add,
-        )
-        self._note(state, item, action)
+        checksum = None
+        if isinstance(item, ins.Add) and item.checksum is not None:
+            checksum = self._text(item.checksum, state.env, where)
+        place = _destination(state.cwd, dest)
+        parts = parts_of(item, source, paths, place, checksum)
+        created_by = strip_logins(item.source) if any(map(is_remote, parts)) else None
+        for part in parts:
+            action = CopyIR(
+                part.source,
+                part.paths,
+                inline if part is parts[-1] else (),
+                place,
+                None if item.chown is None else self._text(item.chown, state.env, where),
+                None if item.chmod is None else self._text(item.chmod, state.env, where),
+                item.exclude,
+                isinstance(item, ins.Copy) and item.parents,
+                item.link,
+                part.unpack,
+                add,
+            )
+            self._note(state, item, action, created_by)
 
     def _workdir(self, state: _State, item: ins.Workdir, index: int) -> None:
         path = self._text(item.path, state.env, item.where)
@@ -382,19 +386,6 @@ def _destination(cwd: str, dest: str) -> str:
 def _title(source: str) -> str:
     first, _, rest = source.partition("\n")
     return first + (" …" if rest.strip() else "")
-
-
-def _check_local(path: str, add: bool, where: Location) -> None:
-    remote = path.startswith(("http://", "https://", "git@", "git://", "ssh://"))
-    if not remote:
-        return
-    if not add:
-        raise InputError(f"COPY cannot read {path}", where, "ADD can read URLs")
-    raise InputError(
-        f"ADD of {path}: URLs and git repositories are not supported yet",
-        where,
-        "fetch it in a RUN step, or copy a local file",
-    )
 
 
 def _check_supported(item: ins.Instruction) -> None:

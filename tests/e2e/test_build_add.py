@@ -1,4 +1,4 @@
-"""Knows what ADD makes of archives and of what it cannot fetch yet; must not know how it reads
+"""Knows what ADD makes of archives and what it refuses; must not know how it reads
 them.
 """
 
@@ -182,9 +182,10 @@ def test_times_of_members_are_the_epoch(root_bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("ADD https://example.com/x /", "URLs and git repositories are not supported yet"),
-        ("ADD git@example.com:x.git /", "not supported yet"),
-        ("ADD https://example.com/x.git#v1:sub /", "not supported yet"),
+        ("ADD https://example.com/ /", "does not end in a file name"),
+        ("ADD https://example.com/a%2fb /", "no plain file name"),
+        ("ADD file:///etc/passwd /", "not found in the context"),
+        ("COPY https://example.com/x /", "ADD can read URLs"),
         ("ADD --checksum=sha256:00 f /", "checksum"),
         ("ADD --from=x f /", "--from"),
         ("ADD --keep-git-dir=perhaps f /", "keep-git-dir"),

@@ -35,7 +35,9 @@ class Authority:
         def resolver(host: str, port: int) -> list[Address]:
             return resolve("127.0.0.1", port)
 
-        settings = Settings(tls=lambda origin: tls, resolver=resolver, stall_timeout=stall)
+        settings = Settings(
+            tls=lambda origin: tls, resolver=resolver, stall_timeout=stall, connect_timeout=stall
+        )
         return Client(settings, clock=FakeClock())
 
 
@@ -96,8 +98,8 @@ def test_a_stall_inside_tls_ends_and_so_does_a_stopped_build(authority: Authorit
         return (head(200, {"Content-Length": 100}), b"x", End.STALL)
 
     with Server(answer, authority.context) as server:
-        with pytest.raises(Unreachable, match="nothing came or went for 0.1 seconds"):
-            read(authority.client(stall=0.1), server.url())
+        with pytest.raises(Unreachable, match="nothing came or went for 0.3 seconds"):
+            read(authority.client(stall=0.3), server.url())
         cancel = threading.Event()
         threading.Timer(0.1, cancel.set).start()
         with authority.client() as client, pytest.raises(Interrupted):
@@ -107,4 +109,4 @@ def test_a_stall_inside_tls_ends_and_so_does_a_stopped_build(authority: Authorit
 def test_a_server_that_speaks_no_tls(authority: Authority) -> None:
     with Server(lambda seen: reply(200)) as server:
         with pytest.raises(Unreachable):
-            read(authority.client(), server.url().replace("http:", "https:"))
+            read(authority.client(stall=0.05), server.url().replace("http:", "https:"))
