@@ -1,10 +1,12 @@
-"""Knows how targets' packages are pinned in the workspace's lock file; must not know how packages
-are found.
+"""Knows how what a workspace takes from outside is pinned in its lock file; must not know how
+packages or images are found.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import os
+from collections.abc import Sequence
 
 import click
 
@@ -13,34 +15,55 @@ from buildgraph.cli.entry import guarded
 from buildgraph.cli.options import store_option
 from buildgraph.cli.session import Session, Settings
 from buildgraph.errors import InputError
+from buildgraph.label import Label
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Platform
+from buildgraph_cache.digest import Digest
 
 
 @click.command("lock")
 @click.argument("targets", nargs=-1)
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 where pins are out of date.")
+@click.option(
+    "--update",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Bring only these up to date: image names or labels, with * and ?.",
+)
 @store_option
 @guarded
-def command(targets: tuple[str, ...], check: bool, store: str | None) -> int:
-    """Pin the Debian packages of targets in Boxfile.lock: versions, hashes and archives.
+def command(
+    targets: tuple[str, ...], check: bool, patterns: tuple[str, ...], store: str | None
+) -> int:
+    """Pin what targets take from outside in Boxfile.lock: images and Debian packages.
 
-    Without TARGETS every `debian` target of the workspace. Asks the archives. A build then takes
-    the pinned packages and no others, until the lock is made anew.
+    An image is pinned to its digest, a package to its version and hash; Dockerfiles stay as they
+    are. Without TARGETS the whole workspace. Asks registries and archives. A build then takes what
+    is pinned and nothing else, until the lock is made anew.
     """
-    from buildgraph_rules.locking import lock
+    from buildgraph_rules.locking import lock, read_image_pins
 
+    whole = not targets
     with Session(Settings(store=store, pull=True), os.environ, os.getcwd()) as session:
         workspace = session.workspace
         labels = workspace.expand(targets or ["//..."], session.package)
-        chosen = [t for t in workspace.closure(labels) if t.rule == "debian"]
-        if not chosen:
-            raise InputError("none of these targets is made from packages")
+        closure = workspace.closure(labels)
+        chosen = [t for t in closure if t.rule == "debian" and _matches(str(t.label), patterns)]
+        old = read_image_pins(workspace.root)
+        images = _images(session, labels, patterns, old, whole=whole)
+        if not chosen and not images and not old:
+            raise InputError(
+                "there is nothing to pin: no image from a registry and no packages"
+                if not patterns
+                else f"nothing from outside is called {' or '.join(patterns)}"
+            )
         result = lock(
             workspace.root,
             chosen,
             lambda target: _platforms(target, session.host),
             session.store,
+            images=images,
             write=not check,
             progress=lambda text, done, total: None,
         )
@@ -52,6 +75,31 @@ def command(targets: tuple[str, ...], check: bool, store: str | None) -> int:
     elif check:
         click.echo(f"{result.path} is out of date", err=True)
     return 1 if check and result.changed else 0
+
+
+def _images(
+    session: Session,
+    labels: Sequence[Label],
+    patterns: Sequence[str],
+    old: dict[str, Digest],
+    *,
+    whole: bool,
+) -> dict[str, Digest]:
+    """Return all image pins the lock is to have, asking registries for those that are meant."""
+    session.images.pins = {n: d for n, d in old.items() if patterns and not _matches(n, patterns)}
+    session.pins_are_set = True
+    session.prepare(session.workspace, labels, lambda event: None)
+    found = session.images.resolved()
+    # Names that nothing uses any more go, where the whole workspace was looked at.
+    return found if whole else {**old, **found}
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Say whether a name is meant; a pattern may leave the registry out."""
+    return not patterns or any(
+        fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*/{pattern}")
+        for pattern in patterns
+    )
 
 
 def _platforms(target: Target, host: Platform) -> tuple[Platform, ...]:

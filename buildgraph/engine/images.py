@@ -59,6 +59,7 @@ class OutsideImages:
         self._registries: Registries | None = None
         self._puller: Puller | None = None
         self._told: set[str] = set()
+        self._resolved: dict[str, Digest] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +106,10 @@ class OutsideImages:
             )
         return self._puller
 
+    def resolved(self) -> dict[str, Digest]:
+        """Return what each name of a registry that was asked for means, by canonical name."""
+        return dict(self._resolved)
+
     def pusher(self) -> Pusher:
         """Return what pushes to them. Raises HostError where nothing may be sent."""
         from buildgraph.oci.registry.push import Pusher
@@ -134,6 +139,8 @@ class OutsideImages:
             return load_image(Path(path), selector, platform, self._layers)
         name = parse_reference(reference).with_default_tag()
         resolved = self.puller.resolve(name)
+        if not name.digest:
+            self._resolved[str(name)] = resolved.digest
         if resolved.stale and not self._offline:
             self._tell(f"{name.familiar} is what it was last time: {resolved.stale}")
         if resolved.moved:

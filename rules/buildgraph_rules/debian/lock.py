@@ -2,13 +2,16 @@
 
     # comment
     version 1
+    image docker.io/library/debian:12@sha256:…          what a FROM of this name means
     target //base:image amd64
       request sha256:…                                  digest of the attributes
       archive deb http://mirror.example/debian trixie main
         adduser 3.134 all pool/main/a/adduser/adduser_3.134_all.deb 116072 sha256:…
 
-Packages stand below their archive; targets, and packages below an archive, are sorted, so that a
-diff shows what changed and nothing else. Indentation is for people; reading ignores it.
+An image is pinned by the digest of its index, if it has one, so for every platform, and stands on
+one line as update bots look for it. Packages stand below their archive; images, targets, and
+packages below an archive, are sorted, so that a diff shows what changed and nothing else.
+Indentation is for people; reading ignores it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Final
 
 from buildgraph.errors import InputError, Location
 from buildgraph.limits import LOCK_BYTES
+from buildgraph.oci.reference import parse_reference
 from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_rules.debian.control import PACKAGE_NAME
 from buildgraph_rules.debian.pins import Pin, Resolution
@@ -33,9 +37,15 @@ _ARCHITECTURE: Final = re.compile(r"[a-z0-9-]+\Z")
 Lock = Mapping[tuple[str, str], Resolution]  # (label, architecture)
 
 
-def write_lock(resolutions: Iterable[Resolution]) -> str:
-    """Return the text of a lock; the same resolutions give the same text."""
+Images = Mapping[str, Digest]  # canonical reference with its tag -> digest
+
+
+def write_lock(resolutions: Iterable[Resolution], images: Images | None = None) -> str:
+    """Return the text of a lock; the same pins give the same text."""
     out = [_HEAD]
+    if images:
+        out.append("\n")
+    out += [f"image {name}@{digest}\n" for name, digest in sorted((images or {}).items())]
     for resolution in sorted(resolutions, key=lambda r: (r.label, r.architecture)):
         out.append(f"\ntarget {resolution.label} {resolution.architecture}\n")
         out.append(f"  request {resolution.request}\n")
@@ -51,12 +61,21 @@ def read_lock(text: str, path: str) -> Lock:
     """Return the resolutions of a lock. Raises InputError with the place of what is wrong."""
     if len(text) > LOCK_BYTES:
         raise InputError(f"the lock file is longer than {LOCK_BYTES} bytes", Location(path))
+    return _read(text, path).found
+
+
+def read_images(text: str, path: str) -> Images:
+    """Return the images of a lock. Raises InputError with the place of what is wrong."""
+    return _read(text, path).images
+
+
+def _read(text: str, path: str) -> _Reader:
     reader = _Reader(path)
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             reader.line(line, number)
     reader.end_target()
-    return reader.found
+    return reader
 
 
 class _Reader:
@@ -69,6 +88,7 @@ class _Reader:
         self._archives: list[ArchiveSource] = []
         self._pins: dict[str, Pin] = {}
         self.found: dict[tuple[str, str], Resolution] = {}
+        self.images: dict[str, Digest] = {}
 
     def line(self, line: str, number: int) -> None:
         words = line.split()
@@ -84,6 +104,8 @@ class _Reader:
             self._versioned = True
         elif words[0] == "target":
             self._begin_target(words, where)
+        elif words[0] == "image" and self._target is None:
+            self._add_image(words, where)
         elif self._target is None:
             raise InputError("expected `target LABEL ARCHITECTURE`", where)
         elif words[0] == "request":
@@ -116,6 +138,21 @@ class _Reader:
         if self._target in self.found:
             raise InputError(f"{words[1]} {words[2]} is here twice", where)
         self._request, self._archives, self._pins = None, [], {}
+
+    def _add_image(self, words: list[str], where: Location) -> None:
+        name, at, digest = words[1].rpartition("@") if len(words) == 2 else ("", "", "")
+        try:
+            pinned = parse_digest(digest)
+            reference = parse_reference(name)
+        except (ValueError, InputError) as error:
+            raise InputError("expected `image HOST/NAME:TAG@sha256:…`", where) from error
+        if not at or not reference.tag or str(reference) != name:
+            raise InputError(
+                "expected `image HOST/NAME:TAG@sha256:…`", where, hint=f"as in {reference}"
+            )
+        if name in self.images:
+            raise InputError(f"{name} is here twice", where)
+        self.images[name] = pinned
 
     def _set_request(self, words: list[str], where: Location) -> None:
         try:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildgraph.errors import InputError
-from buildgraph_cache.digest import sha256_digest
-from buildgraph_rules.debian.lock import read_lock, write_lock
+from buildgraph_cache.digest import Digest, sha256_digest
+from buildgraph_rules.debian.lock import read_images, read_lock, write_lock
 from buildgraph_rules.debian.pins import Pin, Resolution, apt_sources, packages_op
 from buildgraph_rules.debian.sources import ArchiveSource
 
@@ -116,3 +116,40 @@ def test_apt_in_the_image_goes_on_with_the_same_archives() -> None:
     ).files
     assert packages_op(wanted, configure=False).files == ()
     assert packages_op(resolution("//x:y", pin("bash")), configure=True).files == ()
+
+
+IMAGES = {
+    "docker.io/library/debian:12": Digest("sha256:" + "a" * 64),
+    "127.0.0.1:5000/x/y:1": Digest("sha256:" + "b" * 64),
+}
+
+
+def test_images_stand_on_a_line_each() -> None:
+    text = write_lock([ONE], IMAGES)
+    lines = [line for line in text.splitlines() if line.startswith("image ")]
+    assert lines == [
+        f"image 127.0.0.1:5000/x/y:1@sha256:{'b' * 64}",
+        f"image docker.io/library/debian:12@sha256:{'a' * 64}",
+    ]
+    assert read_images(text, "lock") == IMAGES
+    assert read_lock(text, "lock") == read_lock(write_lock([ONE]), "lock")
+    assert write_lock([ONE], {}) == write_lock([ONE]) == TEXT
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "image",
+        "image debian:12@sha256:" + "a" * 64,
+        "image docker.io/library/debian@sha256:" + "a" * 64,
+        "image docker.io/library/debian:12",
+        "image docker.io/library/debian:12@sha256:zz",
+        "image docker.io/library/debian:12@sha256:" + "a" * 64 + " more",
+        ("image docker.io/library/debian:12@sha256:" + "a" * 64 + "\n") * 2,
+    ],
+)
+def test_a_damaged_image_line_is_named(line: str) -> None:
+    with pytest.raises(InputError) as failure:
+        read_images(f"version 1\n{line}\n", "Boxfile.lock")
+    assert failure.value.where is not None
+    assert failure.value.where.path == "Boxfile.lock"
