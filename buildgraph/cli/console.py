@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 from buildgraph.cli.escape import clip, no_commands, safe, width
@@ -24,7 +24,7 @@ LOG_LINES: Final = 20
 _FALLBACK_COLUMNS: Final = 120  # for a source line, where nothing says how wide the reader is
 _TAB: Final = 4
 
-_RED, _BLUE, _CYAN, _DIM = "1;31", "1;34", "1;36", "2"
+_RED, _YELLOW, _BLUE, _CYAN, _DIM = "1;31", "1;33", "1;34", "1;36", "2"
 
 
 class Stream(Protocol):
@@ -89,6 +89,26 @@ def render_error(
         reports.append(paint(_RED, plural(len(error.errors), "error")))
         return "\n\n".join(reports) + "\n"
     return "\n".join(_one(error, paint)) + "\n"
+
+
+def render_finding(
+    level: str,
+    message: str,
+    where: Location,
+    notes: Iterable[tuple[str, str]] = (),
+    *,
+    color: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Return what is said about a place in the form of an error, ending in a newline.
+
+    `level` is its first word; each note is a word and a text that stand below the source line.
+    """
+    paint = _Paint(color, max(columns(os.environ if env is None else env), 40))
+    style = _RED if level == "error" else _YELLOW
+    lines = [f"{paint(style, level + ':')} {_text(message)}", *_place(where, paint)]
+    lines += [f"{paint(_CYAN, word + ':')} {_text(text)}" for word, text in notes]
+    return "\n".join(lines) + "\n"
 
 
 class _Paint:

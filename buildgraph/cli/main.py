@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "Say what would be built, and why, without building."),
     "explain": ("explain", "Say why a target's layers were or would be rebuilt."),
     "list": ("list", "List targets."),
+    "lint": ("lint", "Check Dockerfiles and Boxfiles."),
     "lock": ("lock", "Pin the Debian packages of targets in Boxfile.lock."),
     "login": ("login", "Keep a name and a password for a registry."),
     "logout": ("logout", "Forget the name and the password of a registry."),

@@ -153,7 +153,7 @@ def _check_changing_args(stage: ast.StageText, runs: list[_Run], findings: Findi
                     f"ARG {name} changes from build to build, and line {first.run.where.line} "
                     f"({first.installs[0].shown}) runs again whenever it does"
                 )
-                fix = f"declare it below line {last.run.end_line}"
+                fix = f"declare it below line {last.run.where.line}"
                 findings.add("CacheBustingOrder", message, one, word=name, fix=fix)
 
 
