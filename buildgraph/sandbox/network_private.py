@@ -178,11 +178,11 @@ class PrivateNetwork:
 
     def _set_up(self) -> None:
         hello, fds = self._receive()
-        self._netns = fds[0]
+        self._netns = _not_lost(fds)[0]
         if self._outside:
             self._way_out = self._makers.way_out(self._netns)
             self._ask_locked("outside")
-        sockets = self._ask_locked("listen", _DNS_PORT)
+        sockets = _not_lost(self._ask_locked("listen", _DNS_PORT), 2)
         resolver = Resolver(
             self._loop,
             self._names,
@@ -236,7 +236,7 @@ class PrivateNetwork:
         number = self._take_number()
         try:
             address, address6 = _addresses(hello, number)
-            netns, *extra = self._makers.new_netns()
+            netns, *extra = _not_lost(self._makers.new_netns())
             for fd in extra:
                 os.close(fd)
             try:
@@ -308,7 +308,7 @@ class PrivateNetwork:
         self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM
     ) -> socket.socket:
         """Return a new socket that is inside the network, wherever it is used. The caller's."""
-        return socket.socket(fileno=self._ask("socket", int(family), int(kind))[0])
+        return socket.socket(fileno=_not_lost(self._ask("socket", int(family), int(kind)))[0])
 
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
         """Return a TCP connection to a member, made from inside; `timeout` in seconds stays set.
@@ -415,6 +415,15 @@ class PrivateNetwork:
             return self.new_socket()
         except HostError as error:
             raise OSError(str(error)) from error
+
+
+def _not_lost(fds: list[int], count: int = 1) -> list[int]:
+    """The kernel drops what a process with too many open files is sent, without an error."""
+    if len(fds) >= count:
+        return fds
+    for fd in fds:
+        os.close(fd)
+    raise HostError("this process has too many open files", hint="raise `ulimit -n`")
 
 
 def _publish_hint(error: OSError, port: int) -> str:

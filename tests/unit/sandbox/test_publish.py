@@ -137,16 +137,18 @@ def test_many_at_once(forwarded: Start) -> None:
 
 def test_nobody_listening_is_a_broken_connection() -> None:
     loop = Loop("test")
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        target = gone.getsockname()
     listener = listen("127.0.0.1", 0)
-    Forwarder(loop, listener, socket.socket, target).start()
-    try:
-        with socket.create_connection(listener.getsockname(), 5) as sock:
-            with pytest.raises(ConnectionError):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        Forwarder(loop, listener, socket.socket, silent.getsockname()).start()
+        try:
+            with (
+                pytest.raises(ConnectionError),
+                socket.create_connection(listener.getsockname(), 5) as sock,
+            ):
                 sock.recv(1)
-    finally:
-        loop.close()
+        finally:
+            loop.close()
 
 
 def test_a_broken_connection_breaks_the_other(forwarded: Start) -> None:
