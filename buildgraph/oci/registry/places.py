@@ -122,6 +122,16 @@ class Places:
             return self._from_rule(domain, repository, rule)
         return (self._own(domain, repository),)
 
+    def configured(self) -> tuple[str, ...]:
+        """Return the registries, or prefixes of names in them, that some source speaks of."""
+        names = {*self._settings, *(rule.prefix for rule in self._rules)}
+        for directory in (*self._hosts, *self._certificates):
+            try:
+                names.update(os.listdir(directory))
+            except OSError:
+                continue
+        return tuple(sorted(names - {"_default"}))
+
     # --- one endpoint -------------------------------------------------------------------------
 
     def _own(self, domain: str, repository: str, *, insecure: bool = False) -> Endpoint:

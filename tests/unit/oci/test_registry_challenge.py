@@ -49,7 +49,9 @@ def test_any_header_is_read_without_a_failure(text: str) -> None:
 
 
 def test_a_pathological_header_takes_no_time() -> None:
-    parse_challenges(["Bearer " + 'a="\\' * 20_000, "a " * 50_000, "," * 50_000, " " * 50_000, "a" * 50_000])
+    parse_challenges(
+        ["Bearer " + 'a="\\' * 20_000, "a " * 50_000, "," * 50_000, " " * 50_000, "a" * 50_000]
+    )
 
 
 def test_a_token_is_asked_for_by_get() -> None:
