@@ -184,22 +184,29 @@ def _labels_of_file(workspace: Workspace, name: str) -> list[Label]:
     inside = real.startswith(workspace.root.rstrip("/") + "/")
     if name == STDIN or not inside:
         return []
-    directory, _, base = os.path.relpath(real, workspace.root).rpartition("/")
+    path = os.path.relpath(real, workspace.root)
+    directory, _, base = path.rpartition("/")
+    if find_root(real) != workspace.root:
+        return []  # a workspace inside this one has targets of its own
     if base == BOXFILE:
         return workspace.expand([f"//{directory}:all"])
+    parts = directory.split("/") if directory else []
     found: list[Label] = []
-    at = directory
-    while True:  # the package that holds it, then those above
+    for count in range(len(parts), -1, -1):  # the package that holds it, then those above
+        at = "/".join(parts[:count])
         if at in workspace.discover(at)[:1]:
-            for target in workspace.package(at).targets.values():
-                made_of = image_target(target).dockerfile if target.rule == "image" else None
-                if isinstance(
-                    made_of, DockerfileAt
-                ) and made_of.path == f"{directory}/{base}".lstrip("/"):
-                    found.append(target.label)
-        if not at:
-            return found
-        at = at.rpartition("/")[0]
+            found += _made_of(workspace, at, path)
+    return found
+
+
+def _made_of(workspace: Workspace, package: str, path: str) -> list[Label]:
+    found = []
+    for target in workspace.package(package).targets.values():
+        if target.rule == "image":
+            made_of = image_target(target).dockerfile
+            if isinstance(made_of, DockerfileAt) and made_of.path == path:
+                found.append(target.label)
+    return found
 
 
 def _alone(reader: Reader, file: str, words: Sequence[str]) -> Subjects:

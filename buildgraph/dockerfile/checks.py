@@ -33,6 +33,7 @@ _IMAGE = (
     r"(?:[a-zA-Z0-9.-]++(?::[0-9]++)?+/)?+[a-z0-9]++(?:[._/-]++[a-z0-9]++)*+"
     r"(?::[\w][\w.-]{0,127}+)?+(?:@[a-z0-9+._-]++:[0-9a-fA-F]++)?+"
 )
+_DRIVE = r"[A-Za-z]:[\\/]"  # absolute where it means anything
 _TARGET_PLATFORM = ("$TARGETPLATFORM", "${TARGETPLATFORM}")
 _RESERVED = ("scratch", "context")
 _ONCE = (ast.Cmd, ast.Entrypoint, ast.HealthcheckInstruction)
@@ -202,7 +203,7 @@ def _check_casing(dockerfile: ast.Dockerfile, findings: Findings) -> None:
             message = (
                 f"Command '{one.keyword}' should match the case of the command majority ({casing})"
             )
-            findings.add("ConsistentInstructionCasing", message, one)
+            findings.add("ConsistentInstructionCasing", message, one, fix=right(one.keyword))
 
 
 def _check_global(dockerfile: ast.Dockerfile, findings: Findings) -> None:
@@ -350,7 +351,7 @@ def _check_workdir(instruction: ast.Workdir, chain: _Chain, findings: Findings) 
     if chain.workdir:
         return
     path = chain.scope.decided(instruction.path, instruction)
-    if path is not None and not path.startswith("/"):
+    if path is not None and not path.startswith("/") and not re.match(_DRIVE, path):
         message = f'Relative workdir "{path}" can have unexpected results if the base image changes'
         findings.add("WorkdirRelativePath", message, instruction, word=instruction.path)
 

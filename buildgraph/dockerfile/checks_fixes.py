@@ -36,6 +36,7 @@ def _json_form(one: ast.Base) -> str:
     if text is None:
         return ""
     keyword = one.keyword.upper()
+    text = text.removeprefix("exec ")
     if not _SHELL_SIGNS.search(text):
         try:
             return f"{keyword} {json.dumps(shlex.split(text), ensure_ascii=False)}"
@@ -71,13 +72,8 @@ def _secret(one: ast.Base) -> str:
     return f"RUN --mount=type=secret,id={name.lower()},env={name} … where it is needed"
 
 
-def _casing(one: ast.Base) -> str:
-    other = one.keyword.upper()
-    return other if one.keyword != other else one.keyword.lower()
-
-
 def _workdir(one: ast.Base) -> str:
-    return f"WORKDIR /{one.path.lstrip('./')}" if isinstance(one, ast.Workdir) else ""
+    return f"WORKDIR /{one.path.removeprefix('./')}" if isinstance(one, ast.Workdir) else ""
 
 
 def _platform(one: ast.Base) -> str:
@@ -87,7 +83,6 @@ def _platform(one: ast.Base) -> str:
 _MAKERS: dict[str, Callable[[ast.Base], str]] = {
     "StageNameCasing": _stage_name,
     "FromAsCasing": _as_keyword,
-    "ConsistentInstructionCasing": _casing,
     "JSONArgsRecommended": _json_form,
     "MaintainerDeprecated": _maintainer,
     "LegacyKeyValueFormat": _pairs,
