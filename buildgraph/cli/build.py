@@ -21,7 +21,7 @@ from buildgraph.cli.options import progress_mode, store_option
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
-from buildgraph.engine.deliver import Deliverer, DeliveryOptions
+from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
 from buildgraph.errors import BuildgraphError
 
 _HELP = """Build targets, or a directory with a Dockerfile.
@@ -103,11 +103,6 @@ def last_words(images: Sequence[ev.ImageBuilt], progress: str) -> str:
     if progress == "quiet":
         return "".join(f"{image_id(image)}\n" for image in in_order)
     return "".join(summary(image) + "\n" for image in in_order)
-
-
-def image_id(image: ev.ImageBuilt) -> str:
-    """Return what docker calls an image's id: its config, of several platforms the index."""
-    return image.config if image.config and not image.platform else image.digest
 
 
 def summary(image: ev.ImageBuilt) -> str:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
+from buildgraph.cli.asked import settings_of
 from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.escape import safe
+from buildgraph.cli.flags import INPUT, BuildFlags, flags
 from buildgraph.cli.options import store_option
-from buildgraph.cli.session import Session, Settings
+from buildgraph.cli.session import Session
 from buildgraph.engine.planning import Verdict, plan
 
 
 @click.command("explain")
-@click.argument("targets", nargs=-1)
+@flags(INPUT)
 @store_option
 @guarded
-def command(targets: tuple[str, ...], store: str | None) -> int:
+def command(**given: Any) -> int:
     """Say why a target's layers would be rebuilt now or, where all are known, why they last were.
 
     Names the file, argument, variable, instruction or base that changed, with old and new value.
     """
-    with Session(Settings(store=store), os.environ, os.getcwd()) as session:
-        workspace, chosen = choose(session, targets, None)
+    asked = BuildFlags(**given)
+    with Session(settings_of(asked, os.environ), os.environ, os.getcwd()) as session:
+        workspace, chosen = choose(session, asked.targets, asked.file)
         prepared = session.prepare(workspace, chosen, lambda event: None)
         with session.open_graph(prepared) as graph:
             steps = plan(prepared, session.store, session.layers, graph.identifier)

@@ -116,7 +116,7 @@ RESULT: tuple[Flag[Any], ...] = (
         help="oci, docker, tar, local, registry or cacheonly; a bare path is local, - a tar.",
     ),
     click.option("--push", is_flag=True, help="Push the result under its tags: type=registry."),
-    click.option("--iidfile", metavar="FILE", help="Write the image's digest there."),
+    click.option("--iidfile", metavar="FILE", help="Write the image's id there, as docker does."),
     click.option("--metadata-file", metavar="FILE", help="Write digests there, as buildx does."),
 )
 
@@ -124,7 +124,7 @@ CONDUCT: tuple[Flag[Any], ...] = (
     click.option("-j", "--jobs", type=click.IntRange(1), help="How many steps run at once."),
     click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what can be."),
     click.option("-n", "--dry-run", is_flag=True, help="Only say what would be built."),
-    click.option("-q", "--quiet", is_flag=True, help="Print the digest alone."),
+    click.option("-q", "--quiet", is_flag=True, help="Print the image's id alone."),
     click.option(
         "--progress",
         type=click.Choice(PROGRESS_MODES),

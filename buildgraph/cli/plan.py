@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import click
 
+from buildgraph.cli.asked import settings_of
 from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.escape import safe
+from buildgraph.cli.flags import INPUT, BuildFlags, flags
 from buildgraph.cli.options import store_option
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.planning import Step, Verdict, plan
 
 
 @click.command("plan")
-@click.argument("targets", nargs=-1)
-@click.option("-f", "--file", metavar="FILE", help="The Dockerfile, for a PATH.")
+@flags(INPUT)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @store_option
 @guarded
-def command(targets: tuple[str, ...], file: str | None, as_json: bool, store: str | None) -> int:
+def command(as_json: bool, **given: Any) -> int:
     """Say what would be built, and why, without building."""
-    return show_plan(targets, file, Settings(store=store), as_json=as_json)
+    asked = BuildFlags(**given)
+    settings = settings_of(asked, os.environ)
+    return show_plan(asked.targets, asked.file, settings, as_json=as_json)
 
 
 def show_plan(

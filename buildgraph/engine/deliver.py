@@ -127,6 +127,8 @@ class Deliverer:
     def deliveries(self, prepared: Prepared) -> list[Delivery]:
         """Return what is to be done for each target once its nodes are there."""
         several = len(prepared.plans) > 1
+        if self._options.iidfile and self._wants_no_image():
+            raise InputError("--iidfile: type=cacheonly makes no image that could have an id")
         self._indexed = _indexed(prepared)
         for output in self._options.outputs:
             if several and output.dest and not output.dest.endswith(os.sep):
@@ -186,7 +188,7 @@ class Deliverer:
     def finish(self, images: Sequence[ev.ImageBuilt]) -> None:
         """Write `--iidfile` and `--metadata-file`; the images are complete by then."""
         if self._options.iidfile and images:
-            _write(self._options.iidfile, images[-1].digest)
+            _write(self._options.iidfile, image_id(images[-1]))
         if self._options.metadata_file:
             several = self._metadata
             value = several if len(several) != 1 else next(iter(several.values()))  # buildx's form
@@ -329,6 +331,11 @@ class Deliverer:
             for pushed in self._pusher().push(artifact, domain, path, tags):
                 told.append(f"{pushed.name} ({pushed.state})")
         return ", ".join(told)
+
+
+def image_id(image: ev.ImageBuilt) -> str:
+    """Return what docker calls an image's id: its config, of several platforms the index."""
+    return image.config if image.config and not image.platform else image.digest
 
 
 def _indexed(prepared: Prepared) -> frozenset[str]:
