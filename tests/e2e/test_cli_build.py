@@ -150,7 +150,7 @@ EXITS = [
     (["build", "//nothere"], 2, "nothere"),
     (["build", "--frobnicate"], 2, "frobnicate"),
     (["biuld"], 2, "did you mean"),
-    (["build", "ok", "-o", "type=registry"], 2, "registry is not supported yet"),
+    (["build", "ok", "-o", "type=registry"], 2, "has no name"),
     (["build", "ok", "-o", "type=oci"], 2, "dest is missing"),
     (["build", "ok", "-o", "type=tarball,dest=x"], 2, "unknown type"),
     (["build", "ok", "-o", "type=oci,dest=/proc/x"], 3, "/proc/x"),
