@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import registries
 from chart import draw
 from measure import Cost, RunFailed, median, run
 from peers import PEERS, ROOT, TRASH, Ours, Tool, tools
@@ -59,6 +60,10 @@ class Suite:
             if workload.name in names:
                 asked = replace(workload, without=frozenset()) if slow else workload
                 results += self.measure(asked)
+        if registries.NAME in names and not registries.lacks():
+            ours = next(tool for tool in self.usable if isinstance(tool, Ours))
+            rounds = self.rounds or (1 if self.quick else 3)
+            results += registries.measure(self.top, self.scale, ours, rounds, say)
         return results + (self.plans() if PLAN in names else [])
 
     def measure(self, workload: Workload) -> list[Result]:
@@ -189,7 +194,7 @@ def say(text: str) -> None:
 
 def arguments() -> argparse.Namespace:
     """Return what the command line and the environment ask for."""
-    names = [*(workload.name for workload in WORKLOADS), PLAN]
+    names = [*(workload.name for workload in WORKLOADS), registries.NAME, PLAN]
     quick = os.environ.get("BENCH_QUICK", "") not in ("", "0")
     parser = argparse.ArgumentParser(
         prog="make bench", description="Measure us beside the builders that are installed."
@@ -272,7 +277,7 @@ def publish(
     results: Sequence[Result], facts: dict[str, object], absent: dict[str, str], out: Path
 ) -> None:
     """Print the tables and write the files."""
-    order = [OURS, *(peer.name for peer in PEERS)]
+    order = [OURS, *(peer.name for peer in PEERS), "skopeo"]
     shown = [name for name in order if any(name in r.costs or name in r.failed for r in results)]
     size = "SCALED DOWN, the titles' sizes do not hold; " if facts["quick"] else ""
     caption = f"{size}{facts['date']}, {facts['processors']} processors, Linux {facts['kernel']}"

@@ -135,6 +135,11 @@ class Ours(Tool):
         self._argv = (str(script),) if self._installed else (sys.executable, "-m", "buildgraph")
 
     @property
+    def argv(self) -> tuple[str, ...]:
+        """Return the words that start us."""
+        return self._argv
+
+    @property
     def env(self) -> dict[str, str]:
         # PYTHONDONTWRITEBYTECODE is left out: with it every run would compile all of us again.
         mine = super().env | {"BUILDGRAPH_STORE": str(self.home / "store")}
