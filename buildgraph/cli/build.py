@@ -17,6 +17,7 @@ from buildgraph.cli.choose import choose
 from buildgraph.cli.docker_flags import DOCKER, DockerCommand, said
 from buildgraph.cli.entry import Terminated, guarded, report
 from buildgraph.cli.flags import CONDUCT, INPUT, LOOKUP, RESULT, RUNNING, BuildFlags, flags
+from buildgraph.cli.lint_build import last_line, refuse
 from buildgraph.cli.options import progress_mode, store_option
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
@@ -43,6 +44,12 @@ def command(**given: Any) -> int:
     notes = said(click.get_current_context())
     settings = settings_of(asked, os.environ)
     progress = "quiet" if asked.quiet else progress_mode(asked.progress)
+    if asked.check or asked.call != "build":
+        from buildgraph.cli.lint import call_instead
+
+        code = call_instead("check" if asked.check else asked.call, asked, settings)
+        if code is not None:
+            return code
     if asked.dry_run:
         from buildgraph.cli.plan import show_plan
 
@@ -68,6 +75,7 @@ def run_build(
         with Session(settings, os.environ, os.getcwd()) as session:
             workspace, chosen = choose(session, targets, file)
             prepared = session.prepare(workspace, chosen, screen)
+            refuse(prepared.inputs)
             with session.open_graph(prepared) as graph:
                 deliverer = Deliverer(
                     session.store, session.layers, delivery, session.epoch, session.images.pusher
@@ -75,6 +83,8 @@ def run_build(
                 result = graph.build(deliverer.deliveries(prepared), screen)
                 if not session.store.read_only:
                     session.store.sync()
+                if result.built and (line := last_line(prepared.inputs)):
+                    screen(ev.Notice(session.now(), line, "info"))
                 screen.close()
                 if not result.errors:
                     deliverer.finish(result.images)

@@ -57,6 +57,8 @@ class BuildFlags:
     jobs: int | None = None
     keep_going: bool = False
     dry_run: bool = False
+    check: bool = False
+    call: str = "build"
     quiet: bool = False
     progress: str = "auto"
     store: str | None = None
@@ -124,6 +126,13 @@ CONDUCT: tuple[Flag[Any], ...] = (
     click.option("-j", "--jobs", type=click.IntRange(1), help="How many steps run at once."),
     click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what can be."),
     click.option("-n", "--dry-run", is_flag=True, help="Only say what would be built."),
+    click.option("--check", is_flag=True, help="Only check the Dockerfiles: --call=check."),
+    click.option(
+        "--call",
+        default="build",
+        metavar="CALL[,format=json]",
+        help="Instead of building: check, outline or targets.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="Print the image's id alone."),
     click.option(
         "--progress",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.lint_report import Report
 from buildgraph.cli.options import parse_pairs
-from buildgraph.errors import InputError
+from buildgraph.errors import InputError, raise_all
+
+if TYPE_CHECKING:
+    from buildgraph.cli.flags import BuildFlags
+    from buildgraph.cli.session import Settings
 
 FORMATS = ("text", "json", "sarif", "github")
 
@@ -77,6 +82,31 @@ def _look(
     workspace, package = workspace_of(targets if file is None else (), os.getcwd())
     reader = Reader(workspace, host_platform(), Overrides(args=build_args, stage=stage))
     return run_lint(reader, read_words(reader, package, targets, file), skip=skip, stage=stage)
+
+
+def call_instead(text: str, asked: BuildFlags, settings: Settings) -> int | None:
+    """Do what `build --call` asks for and return the exit code; None: it asks for a build."""
+    from buildgraph.cli.choose import choose
+    from buildgraph.cli.lint_call import BUILD, CHECK, parse_call, show_call
+    from buildgraph.cli.lint_inputs import Reader
+    from buildgraph.cli.lint_run import run_lint
+    from buildgraph.cli.session import Session
+
+    name, form = parse_call(text)
+    if name == BUILD:
+        return None
+    with Session(settings, os.environ, os.getcwd()) as session:
+        workspace, chosen = choose(session, asked.targets, asked.file)
+        reader = Reader(workspace, session.host, session.settings.overrides)
+        subjects = reader.labels(chosen)
+        if name != CHECK:
+            raise_all(subjects.errors)
+            inputs = {one.input.label: one.input for one in reversed(subjects.found)}
+            show_call(name, form, [*reversed(inputs.values())])
+            return 0
+        report = run_lint(reader, subjects, stage=asked.stage)
+    print_report(report, form, strict=False)
+    return report.exit_code(strict=False)
 
 
 def print_report(report: Report, form: str, *, strict: bool) -> None:

@@ -29,7 +29,7 @@ _NOT_ANSWERED = (
     "--progress=rawjson",
     "rawjson",
 )
-_SWITCHES = ("--no-cache", "--pull=")
+_SWITCHES = ("--no-cache", "--pull=", "--check", "--call")
 _ENVIRONMENT = ("SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "HOME")
 
 
