@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -152,7 +153,5 @@ def _settle(directory: str, owner: _Owner, where: Location) -> None:
 def _bind(mount: RunMount, path: str) -> Bind:
     options = dict(mount.options)
     read_only = options.get("readonly") == "true"
-    beneath = "" if has_source(mount) else options.get("source", "").strip("/")
-    if not beneath:
-        return Bind(path, mount.target, read_only)
-    return Bind(path, mount.target, read_only, beneath)
+    source = "" if has_source(mount) else options.get("source", "")
+    return Bind(path, mount.target, read_only, posixpath.normpath(f"/{source}").strip("/"))

@@ -2,7 +2,8 @@
 know who asks for it.
 
 The tar is canonical: the same mounts give the same bytes. It holds `MOUNT/about` and `MOUNT/data/…`
-for each, with owners, modes, attributes and whole seconds of times kept. An import is a stranger's
+for each, with owners, modes, attributes and whole seconds of times kept, and `whole` at its end,
+since neither a tar nor zstd says that it was cut off. An import is a stranger's
 archive: it is unpacked out of sight by the reader of layers (reliability A11 to A20), looked at
 whole, and only then put in place.
 """
@@ -31,6 +32,7 @@ from buildgraph_cache.store import Store
 
 _FAR: Final = 1 << 40  # seconds: an epoch that cuts no time
 _COMPRESSION: Final = Compression("zstd")
+_END: Final = "whole"  # after every name in hexadecimal digits
 _DEVICES: Final = (b"3", b"4")
 
 
@@ -59,6 +61,7 @@ def export_mounts(
                     hint="export it when no build runs",
                 )
             entries.extend(_entries(mount.name, path))
+        entries.append(Entry(_END, Kind.FILE, 0o600, mtime=0))
         engine = compressor(_COMPRESSION)
         try:
             for chunk in tar_chunks(canonical(entries), HeaderWriter(_FAR)):
@@ -108,6 +111,9 @@ def import_mounts(store: Store, source: Iterable[bytes]) -> Imported:
         for _ in tar.rest():  # to the end, so that damage there is seen
             pass
         names = sorted(os.listdir(place))
+        if _END not in names:
+            raise InputError("the export of cache mounts is cut off")
+        names.remove(_END)
         for name in names:
             _check(place, name)
         busy = store.adopt_cache_mounts(place, names)
@@ -115,7 +121,7 @@ def import_mounts(store: Store, source: Iterable[bytes]) -> Imported:
 
 
 def _compressed(source: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the bytes, which must be zstd: its frame has an end, a tar may be cut anywhere."""
+    """Yield the bytes. Raises InputError at once for what is compressed otherwise or not at all."""
     head = b""
     while len(head) < 16 and (piece := next(source, b"")):
         head += piece

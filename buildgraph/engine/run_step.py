@@ -81,6 +81,8 @@ class ExecExecutor:
 
             status = self._sandbox.run(spec, lambda data: show(masker.feed(data)), work.cancel)
             show(masker.finish())
+            if status.log_truncated:
+                show(b"\n[the rest is left out: more than %d bytes]\n" % self._limits.log)
             if work.cancel.is_set() and status.code != 0:
                 raise Interrupted("interrupted")
             if status.code != 0 or status.signal:
