@@ -83,7 +83,7 @@ def run_build(
                 result = graph.build(deliverer.deliveries(prepared), screen)
                 if not session.store.read_only:
                     session.store.sync()
-                if result.built and (line := last_line(prepared.inputs)):
+                if result.built and not result.errors and (line := last_line(prepared.inputs)):
                     screen(ev.Notice(session.now(), line, "info"))
                 screen.close()
                 if not result.errors:

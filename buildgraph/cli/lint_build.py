@@ -29,10 +29,12 @@ def refuse(inputs: Sequence[TargetInput]) -> None:
         )
 
 
-def last_line(inputs: Sequence[TargetInput], again: str = "buildgraph lint") -> str:
+def last_line(inputs: Sequence[TargetInput]) -> str:
     """Return what a build says at its end, "" for nothing."""
     count = len(_found(inputs, graph=True))
-    return f"{plural(count, 'warning')} found ({again} shows them)" if count else ""
+    return (
+        f"{plural(count, 'warning')} found (buildgraph lint or --check shows them)" if count else ""
+    )
 
 
 def _asked(one: TargetInput) -> str:

@@ -58,6 +58,7 @@ class Reader:
         self.workspace = workspace
         self._host = host
         self._overrides = overrides
+        self.given = overrides.dockerfile  # what came over stdin: its name and text
         self._preparer = Preparer(
             workspace,
             epoch=DEFAULT_EPOCH,

@@ -48,7 +48,8 @@ def run_lint(
     kept = merged(findings)
     paths = {subject.input.dockerfile.path for subject in subjects.found} | {*subjects.boxfiles}
     sources = _sources(reader, subjects, paths)
-    return Report(kept, flattened(errors), sources, len(paths), reader.workspace.root)
+    files = len({subject.input.dockerfile.path for subject in subjects.found})
+    return Report(kept, flattened(errors), sources, files, reader.workspace.root)
 
 
 class _Runner:
@@ -174,6 +175,7 @@ def _platforms(
 
 def _sources(reader: Reader, subjects: Subjects, paths: set[str]) -> dict[str, bytes]:
     given = {one.input.dockerfile.path: one.text for one in subjects.found if one.text is not None}
+    given |= [reader.given] if reader.given is not None else []
     out: dict[str, bytes] = {}
     for path in sorted(paths):
         try:

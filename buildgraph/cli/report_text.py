@@ -26,10 +26,10 @@ def write_text(report: Report, *, strict: bool, color: bool, env: Mapping[str, s
 def _counts(report: Report, *, strict: bool) -> Iterator[str]:
     fatal = sum(one.fatal or strict for one in report.findings) + len(report.errors)
     warnings = len(report.findings) + len(report.errors) - fatal
-    files = plural(report.files, "file")
+    files = f" in {plural(report.files, 'file')}" if report.files else ""
     if not fatal and not warnings:
-        yield f"no warnings in {files}"
+        yield f"no warnings{files}"
         return
     parts = [plural(fatal, "error")] if fatal else []
     parts += [plural(warnings, "warning")] if warnings else []
-    yield f"{', '.join(parts)} in {files}"
+    yield f"{', '.join(parts)}{files}"
