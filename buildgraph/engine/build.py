@@ -239,7 +239,7 @@ class Builder:
             try:
                 key = self._identifier.key(node, parent, sources, progress)
             except BuildgraphError as error:
-                if node.id in self._begun:
+                if node.id in self._begun and not isinstance(error, Interrupted):
                     spent = time.monotonic() - begun
                     failed = ev.NodeFailed(
                         self.now(), node.id, node.label, node.title, spent, error

@@ -156,6 +156,9 @@ class Scheduler:
                 if self._missing[user] == 0 and self.states[user] is State.WAITING:
                     self._move(user, State.READY)
             return
+        if isinstance(error, Interrupted) and self.errors:  # stopped because another failed
+            self._move(node, State.SKIPPED)
+            return
         self._move(node, State.FAILED)
         self.errors.append((node, error))
         goes_on = self._keep_going or isinstance(error, NoEmulator)  # the rest is kept for later

@@ -147,11 +147,16 @@ class Lowering:
         return NodeGraph(tuple(self._nodes), tuple(self._contexts))
 
     def add_packages(
-        self, label: str, op: PackagesOp, config: ImageConfig, where: Location
+        self,
+        label: str,
+        op: PackagesOp,
+        config: ImageConfig,
+        where: Location,
+        build: Platform | None = None,
     ) -> TargetPlan:
-        """Add a root file system made from packages."""
+        """Add a root file system made from packages; `build` is this machine's platform."""
         slot = f"{label} {config.platform} packages"
-        title = f"packages ({len(op.packages)})"
+        title = _for(config.platform, build, f"packages ({len(op.packages)})")
         node = self._node(op, config.platform, (), (label, "", title, where, slot))
         entry = HistoryEntry(f"debian packages: {len(op.packages)} # buildgraph")
         plan = TargetPlan(label, config.platform, node, config, ((entry, node),), (node,))
@@ -243,7 +248,8 @@ class Lowering:
                 kind = type(step.action).__name__.removesuffix("IR").lower()
                 slot = f"{prefix}{kind}{counts[kind]}"
                 counts[kind] += 1
-                about = (target.label, name, _title(step, stage, target), step.where, slot)
+                title = _for(stage.platform, target.build.build, step.title)
+                about = (target.label, name, title, step.where, slot)
                 node = self._step(target, stage, step, here, stages, about)
                 here.node = node
                 touched.append(node)
@@ -341,6 +347,7 @@ class Lowering:
                 op = self._exec(target, stage, action, stages, inputs, step.where)
             case CopyIR():
                 source: ContextSource | StageSource
+                fetched = isinstance(action.source, ServerRef | RepositoryRef)
                 if isinstance(action.source, ServerRef | RepositoryRef):
                     source = self._fetched(target, action.source, inputs, about)
                 else:
@@ -356,7 +363,8 @@ class Lowering:
                     action.parents,
                     action.link,
                     action.unpack,
-                    preserve_times=target.preserve_times,
+                    # What was fetched has a date that is no accident, and knows the epoch already.
+                    preserve_times=target.preserve_times or fetched,
                 )
             case WorkdirIR():
                 op = MkdirOp(action.path, action.user)
@@ -450,11 +458,9 @@ def _asker(op: Op, label: str) -> str:
     return label if isinstance(op, HttpOp | GitOp) else ""
 
 
-def _title(step: StepIR, stage: StageIR, target: TargetInput) -> str:
+def _for(platform: Platform, build: Platform | None, title: str) -> str:
     """Name the platform of a step where it is not this machine's, as several look alike."""
-    if stage.platform == target.build.build:
-        return step.title
-    return f"{step.title} [{stage.platform}]"
+    return title if build is None or platform == build else f"{title} [{platform}]"
 
 
 def needs_directory(graph: NodeGraph) -> list[bool]:

@@ -497,7 +497,8 @@ def _with_interpreter(user: User) -> User:
     """Find a Python that `user` may run with all our code; copies what they may not read."""
     names = "buildgraph, buildgraph_cache, buildgraph_rules"
     probe = (
-        f"import {names}, click, isal, jinja2, networkx, pyroute2, rich, xxhash, yaml, zstandard"
+        f"import {names}, click, isal, jinja2, networkx, pyroute2, rich, urllib3, xxhash, yaml, "
+        "zstandard"
     )
     for python, path in _interpreters(user):
         found = User(user.name, user.uid, user.gid, user.home, python, path)
@@ -521,7 +522,7 @@ def _copy_code(where: Path) -> None:
     for package in ("buildgraph", "cache/buildgraph_cache", "rules/buildgraph_rules"):
         shutil.copytree(ROOT / package, where / Path(package).name, ignore=ignore)
     wanted = ["click", "isal", "jinja2", "networkx", "pyroute2", "PyYAML", "rich", "xxhash"]
-    wanted.append("zstandard")
+    wanted += ["urllib3", "zstandard"]
     seen: set[str] = set()
     while wanted:
         name = wanted.pop()
