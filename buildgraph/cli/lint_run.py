@@ -93,8 +93,6 @@ class _Runner:
             findings = Findings(options, _REASONS)
             check_files(file, made.context, args, environments, findings)
             found += findings.sorted()
-        if subject.target is not None and file.path in self._subjects.boxfiles:
-            return [replace(one, end_line=0) for one in found]  # ends are counted in the block
         return found
 
     def boxfiles(self) -> list[Finding]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from buildgraph import limits
 from buildgraph.boxfile.smoke import ImageName, SmokeTarget
@@ -32,7 +31,8 @@ from buildgraph.dockerfile.directives import check_frontend
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.dockerfile.parser import parse
 from buildgraph.engine.images import LAYOUT, split_layout
-from buildgraph.errors import InputError, InputErrors, Location, raise_all
+from buildgraph.engine.inline import parse_inline
+from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.graph.lower import (
     Binding,
     DirBinding,
@@ -319,7 +319,7 @@ class Preparer:
         if target.rule == "group":
             raise InputError(f"{label} is a group and has no files of its own", target.where)
         rule = self._resolve_rule(target, platform)
-        return self._lowering.add_packages(label, rule.op, rule.config, target.where)
+        return self._lowering.add_packages(label, rule.op, rule.config, target.where, self._host)
 
     def _check_args(self, wanted: Sequence[Label]) -> None:
         for label in wanted:
@@ -366,7 +366,7 @@ class Preparer:
         """Return the parsed file and the path of the ignore file beside it, if there is one."""
         source = target.dockerfile
         if isinstance(source, DockerfileInline):
-            return _parse_inline(source), None
+            return parse_inline(source), None
         assert isinstance(source, DockerfileAt)
         path = source.path
         beside = path + ".dockerignore"
@@ -466,42 +466,3 @@ def _check_choice(
             f"{tests[0]} is a smoke test: there is nothing to build",
             hint=f"buildgraph test {tests[0].short}",
         )
-
-
-def _parse_inline(source: DockerfileInline) -> Dockerfile:
-    """Parse a Dockerfile that stands in a Boxfile; errors point into the Boxfile."""
-    shift = max(0, source.first_line - 1)
-    try:
-        file = parse(source.text, source.where.path)
-    except InputError as error:
-        errors = error.errors if isinstance(error, InputErrors) else (error,)
-        for one in errors:
-            if one.where is not None:
-                one.where = shifted(one.where, shift, source.indent)
-        raise
-    moved: Dockerfile = relocate(file, lambda where: shifted(where, shift, source.indent))
-    return moved
-
-
-def shifted(where: Location, lines: int, columns: int) -> Location:
-    """Return a place of an indented block as a place of the file around it."""
-    return replace(
-        where,
-        line=where.line + lines if where.line else 0,
-        column=where.column + columns if where.column else 0,
-        end_column=where.end_column + columns if where.end_column else 0,
-        text=" " * columns + where.text,
-    )
-
-
-def relocate(value: Any, move: Callable[[Location], Location]) -> Any:
-    """Return a copy of a parsed file with every place in it moved."""
-    if isinstance(value, Location):
-        return move(value)
-    if isinstance(value, tuple):
-        return tuple(relocate(item, move) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: relocate(getattr(value, f.name), move) for f in fields(value)}
-        )
-    return value
