@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from buildgraph.errors import BuildgraphError, HostError
+from buildgraph.errors import BuildgraphError, HostError, NoEmulator
 from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
 from buildgraph.sandbox.container import Container, window_of
 from buildgraph.sandbox.emulation import Emulation
@@ -123,6 +123,13 @@ class SandboxHost:
 
         self._preparing = threading.Thread(target=work, name="sandbox-prepare", daemon=True)
         self._preparing.start()
+
+    def require(self, architecture: str) -> None:
+        """Raise NoEmulator where programs of an architecture (Go's name) cannot run here."""
+        self._ensure_started()
+        way = self._emulation.way(architecture)
+        if not way.possible:
+            raise NoEmulator(way.detail, hint=way.hint)
 
     def close(self) -> None:
         """End and remove everything. Idempotent; nothing may be running."""

@@ -123,6 +123,8 @@ class Rules:
 
         op = work.node.op
         assert isinstance(op, PackagesOp)
+        if op.configure:  # before anything is downloaded for it
+            self._sandbox.require(work.node.platform.architecture)
         self._indices.clear()  # tens of megabytes that nobody asks for any more
         resolution = self._resolved[op]
         debs = rule.fetch(
