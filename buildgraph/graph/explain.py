@@ -32,6 +32,10 @@ _WORDS = {
     "preserve_times": "timestamps",
     "path": "the path",
     "configure": "configure",
+    "content": "what the server has",
+    "modified": "the file's date",
+    "commit": "the commit",
+    "git_dir": "--keep-git-dir",
 }
 
 
