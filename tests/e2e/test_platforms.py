@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from buildgraph.sandbox.binfmt import elf
-from e2e.building import BOTH, Bench, Mode, call, needs
+from e2e.building import BOTH, Bench, Mode, as_root, call, needs
+from e2e.images import read_archive
 
 HOST = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
 FOREIGN = "arm64" if HOST == "amd64" else "amd64"
@@ -358,3 +359,35 @@ def test_others_read_the_index(root_bench: Bench) -> None:
         found = json.loads(call("skopeo", *words, "inspect", image).stdout)
         assert found["Architecture"] == arch
         assert f"ARCH={arch}" in found["Env"]
+
+
+@emulated
+@as_root
+def test_a_debian_base_of_another_architecture(root_bench: Bench) -> None:
+    """Packages of arm64 are resolved, unpacked and configured, and RUN goes on from there."""
+    boxfile = """\
+targets:
+  base:
+    rule: debian
+    essential: false
+    packages: [base-files, base-passwd, coreutils, dash, diffutils, dpkg, grep, libc-bin, sed]
+    platforms: linux/arm64
+  image: {contexts: {base: ":base"}, platforms: linux/arm64}
+"""
+    dockerfile = """\
+FROM base
+RUN dpkg --audit && dpkg --print-architecture > /said && uname -m >> /said && ls /usr/bin/qemu* || true
+"""
+    name = root_bench.directory({"Boxfile.yaml": boxfile}, dockerfile)
+    archive = root_bench.workspace.path(f"{name}.tar")
+    result = root_bench.run(
+        "build", f"//{name}", "-o", f"type=oci,dest={archive}", "--progress", "json", expect=None
+    )
+    if result.code == 3:
+        pytest.skip(f"no Debian archive within reach: {result.stderr[-300:]}")
+    assert result.code == 0, result.stderr
+    assert started(result.events, "packages")[0].endswith("[linux/arm64]")
+    image = read_archive(archive)
+    assert image.tree["said"].content == b"arm64\naarch64\n"
+    assert not [path for path in image.tree if "qemu" in path]
+    assert image.document["architecture"] == "arm64"
