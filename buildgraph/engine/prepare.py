@@ -44,7 +44,7 @@ from buildgraph.graph.lower import (
     TargetPlan,
 )
 from buildgraph.graph.ops import ContextSpec, Network, NodeGraph, PackagesOp, Surroundings
-from buildgraph.graph.run_op import HOST_NETWORK, insecure_steps
+from buildgraph.graph.run_op import granted, insecure_steps
 from buildgraph.graph.stage_ir import KNOBS, PROXY_ARGS, BuildArgs
 from buildgraph.label import Label, parse_label
 from buildgraph.oci.platforms import parse_platform
@@ -68,11 +68,6 @@ class Overrides:
     context: ContextSpec | None = None
     dockerfile: tuple[str, bytes] | None = None  # the name it is shown by, and its text
     allow: frozenset[str] = frozenset()  # granted to dependencies as well
-
-    @property
-    def granted(self) -> frozenset[str]:
-        """What files may ask for: whoever asks for the host's network grants it."""
-        return self.allow | ({HOST_NETWORK} if self.network == "host" else frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +353,7 @@ class Preparer:
             overrides.network or target.network,
             target.timestamps == "preserve",
             (*target.labels, *overrides.labels),
-            self._overrides.granted,
+            granted(self._overrides.allow, self._overrides.network),
             overrides.around,
         )
 

@@ -19,6 +19,11 @@ ENTITLEMENTS: Final = (HOST_NETWORK, INSECURE)
 DEFAULT_HOSTNAME: Final = "buildgraph"
 
 
+def granted(allowed: frozenset[str], network: str | None) -> frozenset[str]:
+    """Return what files may ask for: whoever asks for the host's network grants it."""
+    return allowed | ({HOST_NETWORK} if network == "host" else frozenset())
+
+
 def check_granted(security: str, network: str, allowed: Collection[str], where: Location) -> None:
     """Raise InputError for what the command line has not granted, whatever a file says."""
     if security == "insecure" and INSECURE not in allowed:
