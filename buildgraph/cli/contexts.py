@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -55,8 +55,6 @@ def fetch_context(session: Session, word: str) -> Fetched:
     """Bring a context here, as long as the session lasts. Raises InputError, HostError."""
     from buildgraph.fetch.git_url import is_git_url
 
-    if session.settings.offline and word != STDIN and not is_git_url(word):
-        raise InputError(f"{_shown(word)} cannot be fetched with --offline")
     directory = session.hold(session.store.new_scratch()).directory("context")
     if word == STDIN:
         return _unpacked(session, read_stdin(), directory, "stdin", "<stdin>")
@@ -67,17 +65,18 @@ def fetch_context(session: Session, word: str) -> Fetched:
 
 
 def fetch_named(session: Session, name: str, word: str) -> ContextSpec:
-    """Bring the files of `--build-context NAME=URL` here."""
+    """Bring the files of `--build-context NAME=URL` here: a tree, or one file of a server."""
+    from buildgraph.fetch.git_url import is_git_url
+
     try:
+        if word != STDIN and not is_git_url(word):
+            return _server_files(session, word)
         fetched = fetch_context(session, word)
     except InputError as error:
         error.where = error.where or Location(f"--build-context {name}")
         raise
     if fetched.dockerfile is not None:
-        raise InputError(
-            f"--build-context {name}: {_shown(word)} is no archive",
-            hint="ADD takes a single file from a server",
-        )
+        raise InputError(f"--build-context {name}: {_shown(word)} is no archive")
     return fetched.spec
 
 
@@ -113,17 +112,23 @@ def dockerfile_of(fetched: Fetched, file: str | None) -> tuple[str, bytes]:
 
 @contextmanager
 def download(session: Session, word: str) -> Iterator[Iterator[bytes]]:
-    """Yield the body of what a server has; Raises HostError where it has nothing."""
-    from buildgraph.transport.client import Client
-    from buildgraph.transport.messages import Request
-    from buildgraph.transport.pool import Settings
-    from buildgraph.transport.proxies import Proxies
-    from buildgraph.transport.urls import parse_url
+    """Yield what a server has, from the store. Raises HostError where it has nothing."""
+    from buildgraph.engine.remote import Remotes
 
-    settings = Settings(proxies=Proxies.of(session.environ))
-    with Client(settings) as client, client.send(Request("GET", parse_url(word))) as response:
-        response.require(200)
-        yield response.chunks()
+    secrets, agents = {"": session.settings.secrets}, session.settings.agents
+    remotes = Remotes(
+        session.store,
+        session.layers,
+        secrets,
+        session.environ,
+        cancel=session.cancel,
+        offline=session.settings.offline,
+        agent=agents.get("default", ""),
+    )
+    with closing(remotes):
+        content = remotes.fetch(word)
+    with open(session.store.blob_path(content.digest), "rb") as file:
+        yield iter(lambda: file.read(_CHUNK), b"")
 
 
 # -- one kind each ---------------------------------------------------------------------------
@@ -140,6 +145,24 @@ def _checked_out(session: Session, word: str, directory: str) -> Fetched:
     git.checkout(reference, git.resolve(reference), directory)
     spec = ContextSpec(directory, (), f"context {reference.shown}", fleeting=True)
     return Fetched(_name_of(reference.remote), spec)
+
+
+def _server_files(session: Session, word: str) -> ContextSpec:
+    """Return what a server has as a directory: an archive's tree, or the file alone."""
+    from buildgraph.fetch.names import file_name
+    from buildgraph.transport.urls import parse_url
+
+    directory = session.hold(session.store.new_scratch()).directory("context")
+    with download(session, word) as chunks:
+        head, archive = sniff_archive(chunks)
+        chunks = itertools.chain(head, chunks)
+        if archive:
+            return _unpacked(session, chunks, directory, _name_of(word), _shown(word)).spec
+        path = os.path.join(directory, file_name(parse_url(word), into=True))
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+    return ContextSpec(directory, (), f"context {_shown(word)}", owners=True, fleeting=True)
 
 
 def _unpacked(

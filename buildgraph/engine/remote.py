@@ -80,6 +80,21 @@ class Remotes:
         if client is not None:
             client.close()
 
+    def fetch(self, address: str) -> Content:
+        """Bring a file of a server into the store, for a context or a Dockerfile.
+
+        Asks as ADD does: what is known and unchanged is not downloaded again. Raises InputError
+        and HostError.
+        """
+        from buildgraph.fetch.http import Wanted
+        from buildgraph.transport.messages import FixedAuthorization
+        from buildgraph.transport.urls import parse_url
+
+        url = parse_url(address)
+        value = self._authorization(url, "")
+        authorizer = FixedAuthorization({url.origin: value}) if value else None
+        return self._http().find(Wanted(url, authorizer=authorizer), cancel=self.cancel)
+
     # -- what they are -------------------------------------------------------------------
 
     def key(self, node: Node, progress: Progress = silent) -> NodeKey:
