@@ -29,6 +29,7 @@ def settings_of(asked: BuildFlags, environ: Mapping[str, str]) -> Settings:
         store=asked.store,
         jobs=asked.jobs or 0,
         keep_going=asked.keep_going,
+        keep_failed=asked.on_error == "shell",
         no_cache=asked.no_cache,
         no_cache_stages=_words(asked.no_cache_filter),
         offline=asked.offline,

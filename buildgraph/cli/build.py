@@ -86,6 +86,7 @@ def run_build(
                 if result.built and not result.errors and (line := last_line(prepared.inputs)):
                     screen(ev.Notice(session.now(), line, "info"))
                 screen.close()
+                _offer_shell(session)
                 if not result.errors:
                     deliverer.finish(result.images)
                     text = last_words(result.images, progress)
@@ -103,6 +104,14 @@ def run_build(
         if not screen.has_shown(failure):
             report(failure)
     return max((failure.exit_code for failure in result.errors), default=0)
+
+
+def _offer_shell(session: Session) -> None:
+    """Open a shell where a step failed, if that was asked for."""
+    if session.settings.keep_failed:
+        from buildgraph.cli.shell import shell_after_failure
+
+        shell_after_failure(session)
 
 
 def last_words(images: Sequence[ev.ImageBuilt], progress: str) -> str:

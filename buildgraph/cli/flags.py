@@ -56,6 +56,7 @@ class BuildFlags:
     # how it goes on
     jobs: int | None = None
     keep_going: bool = False
+    on_error: str = "stop"
     dry_run: bool = False
     check: bool = False
     call: str = "build"
@@ -125,6 +126,12 @@ RESULT: tuple[Flag[Any], ...] = (
 CONDUCT: tuple[Flag[Any], ...] = (
     click.option("-j", "--jobs", type=click.IntRange(1), help="How many steps run at once."),
     click.option("-k", "--keep-going", is_flag=True, help="After a failure, build what can be."),
+    click.option(
+        "--on-error",
+        type=click.Choice(["stop", "shell"]),
+        default="stop",
+        help="After a failed RUN, a shell where it failed.",
+    ),
     click.option("-n", "--dry-run", is_flag=True, help="Only say what would be built."),
     click.option("--check", is_flag=True, help="Only check the Dockerfiles: --call=check."),
     click.option(

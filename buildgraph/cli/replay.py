@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 
 import click
 
@@ -19,9 +18,12 @@ from buildgraph.sandbox.spec import describe, from_json
 @click.argument("step", metavar="ID")
 @click.option("--describe", "only_describe", is_flag=True, help="Print the sandbox in words.")
 @click.option("-c", "--command", "text", metavar="TEXT", help="Run this by /bin/sh instead.")
+@click.option("--shell", is_flag=True, help="Open a shell instead, before the step has run.")
 @store_option
 @guarded
-def command(step: str, only_describe: bool, text: str | None, store: str | None) -> int:
+def command(
+    step: str, only_describe: bool, text: str | None, shell: bool, store: str | None
+) -> int:
     """Run a failed step again, in the same sandbox; what it writes is thrown away.
 
     ID is what the failure printed. Secrets of the step are not kept, so they are empty here.
@@ -31,6 +33,7 @@ def command(step: str, only_describe: bool, text: str | None, store: str | None)
         from buildgraph.sandbox.userns import enter
 
         enter()
+    from buildgraph.cli.shell import run_step
     from buildgraph.sandbox.host import SandboxHost
     from buildgraph_cache.store import Store
 
@@ -45,8 +48,9 @@ def command(step: str, only_describe: bool, text: str | None, store: str | None)
             raise InputError(f"there is no failed step {step!r}", hint=did_you_mean(step, names))
         with open(os.path.join(directory, f"{step}.json"), encoding="utf-8") as file:
             spec = from_json(file.read())
-        if text is not None:
-            spec = dataclasses.replace(spec, args=("/bin/sh", "-c", text))
+        if text is not None or shell:
+            args = ("/bin/sh",) if text is None else ("/bin/sh", "-c", text)
+            spec = dataclasses.replace(spec, args=args)
         if only_describe:
             click.echo("\n".join(describe(spec)))
             return 0
@@ -58,10 +62,4 @@ def command(step: str, only_describe: bool, text: str | None, store: str | None)
             )
         with opened.new_scratch() as scratch, SandboxHost(opened.root) as sandbox:
             spec = dataclasses.replace(spec, upper=scratch.upper, work=scratch.work)
-            status = sandbox.run(spec, lambda data: void(sys.stdout.buffer.write(data)))
-            sys.stdout.flush()
-            return status.code
-
-
-def void(_: object) -> None:
-    """Take a result nobody wants."""
+            return run_step(sandbox, spec, tty=shell and os.isatty(0))

@@ -32,7 +32,7 @@ from buildgraph.engine.prepare import (
     RulePlan,
 )
 from buildgraph.engine.remote import Remotes
-from buildgraph.engine.run_step import ExecExecutor
+from buildgraph.engine.run_step import ExecExecutor, FailedStep
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Executor
 from buildgraph.errors import InputError
@@ -71,6 +71,7 @@ class Settings:
     agents: Mapping[str, str] = field(default_factory=dict)  # sockets of ssh agents, by id
     step_limits: Limits = field(default_factory=Limits)
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of --add-host
+    keep_failed: bool = False  # keep what the first RUN that fails leaves, for a shell
 
 
 def host_platform() -> Platform:
@@ -104,6 +105,8 @@ class Session:
         self.pins_are_set = False  # the images' pins are the caller's, not the lock file's
         self.cancel = threading.Event()  # set: everything under way ends
         self._stack = ExitStack()
+        self._failed: list[FailedStep] = []
+        self._failed_lock = threading.Lock()
         self._cwd = cwd
         # Which user's home this is has to be asked before the user namespace changes the answer.
         self._store_path = settings.store or default_store(environ, os.geteuid())
@@ -217,6 +220,19 @@ class Session:
             listener(ev.Notice(self.now(), text, "warning", where))
         return prepared
 
+    def keep_failed(self, failed: FailedStep) -> None:
+        """Keep what the first failed step has left until the session ends."""
+        with self._failed_lock:
+            if not self._failed:
+                self._failed.append(failed)
+                self._stack.callback(failed.stack.close)
+                return
+        failed.stack.close()
+
+    def take_failed(self) -> FailedStep | None:
+        """Return the first failed step that was kept. The session closes it."""
+        return self._failed[0] if self._failed else None
+
     def now(self) -> float:
         """Return seconds since the command began."""
         return time.monotonic() - self.started
@@ -308,6 +324,7 @@ class OpenGraph:
             mounts=self.mounts,
             step_limits=settings.step_limits,
             hosts=settings.hosts,
+            keep_failed=session.keep_failed if settings.keep_failed else None,
         )
         files = FileExecutor(
             session.store, session.layers, self.identifier, self.sources, settings.compression

@@ -27,6 +27,7 @@ from buildgraph.boxfile.target import (
     text_of,
 )
 from buildgraph.boxfile.workspace import Workspace
+from buildgraph.dockerfile.cut import up_to
 from buildgraph.dockerfile.directives import check_frontend
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.dockerfile.parser import parse
@@ -60,6 +61,7 @@ class Overrides:
     args: tuple[tuple[str, str], ...] = ()
     contexts: tuple[tuple[str, str | ContextSpec], ...] = ()
     stage: str | None = None
+    until: int = 0  # a line of the Dockerfile: nothing after it counts, and the last stage is meant
     platforms: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     network: Network | None = None
@@ -332,6 +334,8 @@ class Preparer:
         else:
             shown, text = overrides.dockerfile
             dockerfile, ignore = parse(text, shown), None
+        if overrides.until:
+            dockerfile = up_to(dockerfile, overrides.until)
         context = overrides.context or self._context(target.context, ignore, target.ignore)
         bindings: dict[str, Binding] = {}
         for named in target.contexts:
@@ -349,7 +353,8 @@ class Preparer:
             context,
             bindings,
             build,
-            overrides.stage or (target.stage.text if target.stage else None),
+            overrides.stage
+            or (target.stage.text if target.stage and not overrides.until else None),
             overrides.network or target.network,
             target.timestamps == "preserve",
             (*target.labels, *overrides.labels),

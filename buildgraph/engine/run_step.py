@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildgraph import limits
@@ -25,12 +26,23 @@ from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, Layer
 from buildgraph.sandbox.host import MAX_LAYERS, ExitStatus, SandboxHost
 from buildgraph.sandbox.spec import FileMount, Limits, SandboxSpec, to_json, without_secrets
+from buildgraph_cache.scratch import Scratch
 from buildgraph_cache.store import Store
 
 SCRIPT = "/.buildgraph-script"
 _FAR = 1 << 40  # seconds: an epoch that cuts nothing
 _TAIL_LINES = 20
 _TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FailedStep:
+    """A RUN that failed, as it left everything; `stack` lets go of that."""
+
+    title: str
+    spec: SandboxSpec
+    scratch: Scratch
+    stack: ExitStack
 
 
 class ExecExecutor:
@@ -46,8 +58,12 @@ class ExecExecutor:
         mounts: MountSources,
         step_limits: Limits,
         hosts: Mapping[str, tuple[str, ...]] | None = None,
+        keep_failed: Callable[[FailedStep], None] | None = None,
     ):
-        """`hosts` says where the names lead that steps are given beside those of the network."""
+        """`hosts` says where the names lead that steps are given beside those of the network.
+
+        `keep_failed` takes over what a failed step has left; it may be called by many threads.
+        """
         self._store = store
         self._layers = layers
         self._sandbox = sandbox
@@ -55,6 +71,7 @@ class ExecExecutor:
         self._mounts = mounts
         self._limits = step_limits
         self._hosts = hosts or {}
+        self._keep_failed = keep_failed
         # `timestamps: preserve`: no epoch cuts the times that commands set.
         self._keeping = LayerStore(store, _FAR, layers.overlay)
 
@@ -63,7 +80,9 @@ class ExecExecutor:
         op = work.node.op
         assert isinstance(op, ExecOp)
         below = RootView(self._layers, work.parent)
-        with self._store.new_scratch() as scratch, self._mounts.opened(work, op) as shown:
+        with ExitStack() as stack:
+            scratch = stack.enter_context(self._store.new_scratch())
+            shown = stack.enter_context(self._mounts.opened(work, op))
             lowers = lower_directories(self._layers, work.parent)
             spec = self._spec(op, below, lowers, scratch.upper, scratch.work, shown, work)
             tail = Tail()
@@ -86,6 +105,9 @@ class ExecExecutor:
             if work.cancel.is_set() and status.code != 0:
                 raise Interrupted("interrupted")
             if status.code != 0 or status.signal:
+                if self._keep_failed is not None:
+                    failed = FailedStep(work.node.title, spec, scratch, stack.pop_all())
+                    self._keep_failed(failed)
                 raise self._failure(work, _without_values(spec, shown), status, tail)
             layers = self._keeping if op.preserve_times else self._layers
             return layers.commit(Path(scratch.upper), below)

@@ -91,16 +91,8 @@ def open_container(
         hostname = options.hostname or (network.name if network else os.urandom(6).hex())
         main = main_process(image, options, view, hostname)
         volumes = Volumes(store, layers, view, stack)
-        mounts: list[Mount] = []
-        for number, mount in enumerate(_with_volumes(image, options.mounts)):
-            match mount:
-                case Volume():
-                    mounts.append(volumes.open(mount, scratch, number))
-                case HostBind():
-                    mounts.append(host_bind(mount, base_directory))
-                case Tmpfs():
-                    mounts.append(mount)
-        _check_places(mounts)
+        wanted = _with_volumes(image, options.mounts)
+        mounts = _open_mounts(wanted, volumes, scratch, base_directory)
         spec = _spec(image, options, main, hostname, mounts, network)
         spec = replace(
             spec,
@@ -191,6 +183,25 @@ def _with_volumes(image: Image, mounts: Sequence[ContainerMount]) -> list[Contai
             taken.add(clean)
             out.append(Volume(clean))
     return out
+
+
+def _open_mounts(
+    wanted: Sequence[ContainerMount],
+    volumes: Volumes,
+    scratch: Scratch,
+    base_directory: str | None,
+) -> list[Mount]:
+    mounts: list[Mount] = []
+    for number, mount in enumerate(wanted):
+        match mount:
+            case Volume():
+                mounts.append(volumes.open(mount, scratch, number))
+            case HostBind():
+                mounts.append(host_bind(mount, base_directory))
+            case Tmpfs():
+                mounts.append(mount)
+    _check_places(mounts)
+    return mounts
 
 
 def _check_places(mounts: Sequence[Mount]) -> None:
