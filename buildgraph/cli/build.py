@@ -109,7 +109,7 @@ def run_build(
 def _offer_shell(session: Session) -> None:
     """Open a shell where a step failed, if that was asked for."""
     if session.settings.keep_failed:
-        from buildgraph.cli.shell import shell_after_failure
+        from buildgraph.cli.failed_shell import shell_after_failure
 
         shell_after_failure(session)
 

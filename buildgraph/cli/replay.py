@@ -33,7 +33,7 @@ def command(
         from buildgraph.sandbox.userns import enter
 
         enter()
-    from buildgraph.cli.shell import run_step
+    from buildgraph.cli.failed_shell import run_step
     from buildgraph.sandbox.host import SandboxHost
     from buildgraph_cache.store import Store
 

@@ -26,6 +26,7 @@ from buildgraph.oci.types import Image
 from buildgraph.rootpath import Root, clean
 from buildgraph.sandbox.host import Output, SandboxHost
 from buildgraph.sandbox.spec import Bind, FileMount, Mount, SandboxSpec, Tmpfs
+from buildgraph_cache.scratch import Scratch
 from buildgraph_cache.store import Store
 
 # As docker writes it.
