@@ -15,8 +15,9 @@ BIGGEST = 256 << 10  # bytes; larger files are data
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _AWS = re.compile(rb"(?<![A-Z0-9])(?:AKIA|ASIA)(?![A-Z0-9]*EXAMPLE)[A-Z0-9]{16}(?![A-Z0-9])")
 _DOTENV = re.compile(
-    rb"^\s*(?:export\s+)?\w*(?:SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIALS?)"
-    rb"(?:_[A-Z0-9]+)?\s*=\s*[\"']?(?!\s*$|\$|<|\{|x{3}|change|your|example|todo|[\"'])[^\s\"']{6}",
+    rb"^[ \t]*(?:export[ \t]+)?\w*(?:SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY"
+    rb"|ACCESS_?KEY|CREDENTIALS?)(?:_KEY)?(?:_BASE)?[ \t]*=[ \t]*[\"']?"
+    rb"(?!\$|<|\{|x{3}|change|your|example|todo|[\"'])[^\s\"']{6}",  # no placeholder
     re.IGNORECASE | re.MULTILINE,
 )
 _NPMRC = re.compile(rb"(?:_authToken|_auth|_password)\s*=\s*(?!\$\{)[^\s$]{6}")
