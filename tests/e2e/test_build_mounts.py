@@ -188,7 +188,6 @@ def test_mounts_by_content_hit_when_the_stage_is_rebuilt_alike(root_bench: Bench
         ("type=secret,id=x,from=base", "from"),
         ("type=tmpfs,target=/c,size=big", "size"),
         ("type=bind,source=nothere,target=/c", "nothere"),
-        ("type=bind,from=nostage,target=/c", "nostage"),
         ("type=cache,target=/c,tarjet=/d", "tarjet"),
         ("type=cache,target=/c,mode=rwx", "mode"),
     ],
