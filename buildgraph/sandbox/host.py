@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from buildgraph import kernel as k
 from buildgraph.errors import BuildgraphError, HostError, NoEmulator
 from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
 from buildgraph.sandbox.container import Container, window_of
@@ -311,14 +312,18 @@ class SandboxHost:
             f"import sys; sys.path.insert(0, {package!r}); "
             f"from buildgraph.sandbox.entry import main; main({theirs.fileno()})"
         )
+        interpreter = self._read_only_interpreter()
         zygote = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program],
-            pass_fds=(theirs.fileno(),),
+            executable=sys.executable if interpreter < 0 else f"/proc/self/fd/{interpreter}",
+            pass_fds=(theirs.fileno(), *([interpreter] if interpreter >= 0 else [])),
             stdin=subprocess.DEVNULL,
             env={"PATH": os.defpath, "LANG": "C.UTF-8"},
             cwd="/",
         )
         theirs.close()
+        if interpreter >= 0:
+            os.close(interpreter)
         self._groups.open()
         scratch = os.path.join(self.store, "sandbox")
         os.makedirs(scratch, 0o700, exist_ok=True)
@@ -336,6 +341,21 @@ class SandboxHost:
         self._warnings += hello["warnings"]
         self._zygote = zygote
         self._sock = ours
+
+    def _read_only_interpreter(self) -> int:
+        """Return the interpreter on a mount of its own that nobody can write to; -1 = none.
+
+        A command of `#!/proc/self/exe` makes the kernel run the program that was about to become
+        it, which the image's loader then holds open (A44): it must not be the host's own file.
+        That a running program cannot be written to is no answer on Linux 6.11 and 6.12.
+        """
+        try:
+            fd = k.open_tree(k.AT_FDCWD, os.path.realpath(sys.executable), k.OPEN_TREE_CLONE)
+            k.mount_setattr(fd, set_=k.MOUNT_ATTR_RDONLY | k.MOUNT_ATTR_NOSUID)
+        except OSError as error:
+            self._warnings.append(f"the interpreter cannot be shielded from containers: {error}")
+            return -1
+        return fd
 
     def _take(self) -> _Slot:
         with self._lock:
