@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from buildgraph import limits
-from buildgraph.boxfile.files import find_root
+from buildgraph.boxfile.files import find_root, is_workspace
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.boxfile.target import DockerfileAt, ImageTarget, group_target, image_target
 from buildgraph.boxfile.workspace import Workspace
@@ -156,14 +156,27 @@ def workspace_of(words: Sequence[str], cwd: str) -> tuple[Workspace, str]:
     """Open the workspace of the current directory, or of the one directory that is meant."""
     from buildgraph_rules.registry import rule_specs
 
-    at = cwd
+    at, root = cwd, find_root(cwd) or cwd
     if len(words) == 1 and not words[0].startswith("//") and os.path.isdir(words[0]):
-        at = os.path.realpath(words[0])
-    root = find_root(at) or at
-    if at != cwd and root == find_root(cwd):
-        at = cwd
+        there = os.path.realpath(words[0])
+        other = find_root(there) or there
+        if not _inside(there, root) or (other != root and _is_marked(other)):
+            at, root = there, other
     workspace = Workspace.open(root, rules=rule_specs())
     return workspace, workspace.package_of(at)
+
+
+def _inside(path: str, directory: str) -> bool:
+    return f"{path}/".startswith(directory.rstrip("/") + "/")
+
+
+def _is_marked(directory: str) -> bool:
+    """Say whether a workspace inside another one begins here, by what its Boxfile says."""
+    try:
+        with open(os.path.join(directory, BOXFILE), "rb") as file:
+            return is_workspace(file.read(limits.BOXFILE_BYTES))
+    except OSError:
+        return False
 
 
 def _expand(workspace: Workspace, word: str, package: str) -> list[Label]:
@@ -187,7 +200,8 @@ def _labels_of_file(workspace: Workspace, name: str) -> list[Label]:
         return []
     path = os.path.relpath(real, workspace.root)
     directory, _, base = path.rpartition("/")
-    if find_root(real) != workspace.root:
+    other = find_root(real)
+    if other is not None and other != workspace.root and _is_marked(other):
         return []  # a workspace inside this one has targets of its own
     if base == BOXFILE:
         return workspace.expand([f"//{directory}:all"])

@@ -111,6 +111,17 @@ def test_a_directory_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None
     assert fired(str(other / "Dockerfile")) == [("MaintainerDeprecated", f"{other}/Dockerfile", 2)]
 
 
+def test_workspaces_inside_and_plain_directories() -> None:
+    write({"in/Boxfile.yaml": "workspace: {name: inner}\n", "in/a/Dockerfile": MAINTAINER})
+    assert fired("in/a/Dockerfile") == [("MaintainerDeprecated", "in/a/Dockerfile", 2)]
+    assert fired("in") == [("MaintainerDeprecated", "a/Dockerfile", 2)]
+    os.remove("Boxfile.yaml")
+    write_alone = Path("plain/Dockerfile")
+    write_alone.parent.mkdir()
+    write_alone.write_text(MAINTAINER)
+    assert fired("plain") == [("MaintainerDeprecated", "plain/Dockerfile", 2)]
+
+
 def test_a_file_with_a_context() -> None:
     write({"x.Dockerfile": "FROM scratch\nCOPY a.md /\n", "ctx/.dockerignore": "*.md\n"})
     assert fired(file="x.Dockerfile") == []  # nobody knows its context
