@@ -19,24 +19,28 @@ _SAID: Final = "buildgraph.said"
 _WRONG: Final = "buildgraph.wrong"
 _NO_ATTESTATION: Final = "attestations are not made yet"
 
-# Flags that Go's parser takes as `--flag=false` too; name -> whether it is on without a word.
-_SWITCHES: Final = {
-    "--check": False,
-    "--compress": False,
-    "--disable-content-trust": True,
-    "--force-rm": False,
-    "--load": False,
-    "--no-cache": False,
-    "--pull": False,
-    "--push": False,
-    "--quiet": False,
-    "--rm": True,
-    "--squash": False,
-}
+# Flags that Go's parser takes as `--flag=false` too.
+_SWITCHES: Final = frozenset(
+    (
+        "--check",
+        "--compress",
+        "--disable-content-trust",
+        "--force-rm",
+        "--load",
+        "--no-cache",
+        "--pull",
+        "--push",
+        "--quiet",
+        "--rm",
+        "--squash",
+    )
+)
+_SHORT: Final = ("-f", "-m", "-o", "-t")
 
 
 def plain_switches(arguments: Iterable[str]) -> list[str]:
-    """Return a command line with `--flag=true` as `--flag` and without `--flag=false`.
+    """Return a command line with `--flag=true` as `--flag`, without `--flag=false`, and with
+    `-f FILE` for `-f=FILE`, which docker's parser takes too.
 
     Raises click's UsageError for another value.
     """
@@ -46,6 +50,9 @@ def plain_switches(arguments: Iterable[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if word == "--":
             return [*out, word, *rest]
+        if equals and name in _SHORT:
+            out += [name, value]
+            continue
         if not equals or name not in _SWITCHES:
             out.append(word)
             continue
