@@ -83,12 +83,12 @@ INPUT: tuple[Flag[Any], ...] = (
     ),
     click.option("--target", "stage", metavar="STAGE", help="Build this stage."),
     many("--platform", "platforms", metavar="OS/ARCH"),
+    many("--allow", metavar="NAME", help="Grant security.insecure or network.host to steps."),
 )
 
 RUNNING: tuple[Flag[Any], ...] = (
     many("--secret", "secrets", metavar="id=ID[,src=FILE|,env=NAME]"),
     many("--ssh", metavar="default|ID[=SOCKET]", help="Lend steps an ssh agent."),
-    many("--allow", metavar="NAME", help="Grant security.insecure or network.host to steps."),
     click.option(
         "--network", type=click.Choice(["default", "none", "host"]), help="What RUN can reach."
     ),

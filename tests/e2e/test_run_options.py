@@ -202,3 +202,11 @@ def test_the_root_is_no_place_for_a_mount(root_bench: Bench, target: str) -> Non
     said = root_bench.fail(f"FROM base\nARG ROOT=/\nRUN --mount=type=tmpfs,target={target} true\n")
     assert "cannot cover the root" in said.stderr
     assert "Dockerfile:3" in said.stderr
+
+
+def test_plan_and_explain_take_the_grant_too(root_bench: Bench) -> None:
+    directory = root_bench.directory({}, "FROM base\nRUN --security=insecure true\n")
+    for command in ("plan", "explain"):
+        words = [command, directory, *root_bench.base([])]
+        assert "--allow security.insecure" in root_bench.run(*words, expect=2).stderr
+        root_bench.run(*words, "--allow", "security.insecure")
