@@ -185,7 +185,7 @@ def _check_apt(
 
 def _apt_verbs(run: ast.Run) -> set[str]:
     found: set[str] = set()
-    for words in commands(run):
+    for words in commands(run) if "apt" in text_of(run) else ():
         if words[0] in _APT:
             plain = [word for word in words[1:] if not word.startswith("-")]
             found.update(plain[:2])
@@ -236,6 +236,8 @@ def _check_pip(
         if index not in final or not isinstance(one, ast.Run):
             continue
         text = text_of(one)
+        if "pip" not in text:
+            continue
         if "PIP_NO_CACHE_DIR" in scope.names or "PIP_NO_CACHE_DIR" in text or ".cache" in text:
             continue
         if any(mount.type in ("cache", "tmpfs") for mount in one.mounts):

@@ -153,8 +153,15 @@ _TWO_WORDS = {
 }
 
 
+_MENTIONED = re.compile(
+    "|".join(sorted({re.escape(name) for name in (*_TOOLS, *(words[0] for words in _TWO_WORDS))}))
+)
+
+
 def installs(run: ast.Run) -> list[Install]:
     """Return the commands of a RUN that install what other people wrote, in order."""
+    if not _MENTIONED.search(text_of(run)):
+        return []  # most have none, and to take a script apart takes a while
     return [found for words in commands(run) if (found := _install(words)) is not None]
 
 
