@@ -247,7 +247,7 @@ class Git:
         identity = f"git {reference.remote}"
         with (
             self._store.key_lock(identity, cancelled=job.stopped),
-            self._store.cache_mount(identity) as path,
+            self._store.cache_mount(identity, about={"id": identity}) as path,
         ):
             config = self._login(reference, job.host)
             mirror = Mirror(path, self._program, config, job.where, job.cancel)
