@@ -50,6 +50,7 @@ from buildgraph.graph.stage_ir import KNOBS, PROXY_ARGS, BuildArgs
 from buildgraph.label import Label, parse_label
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Chain, ImageConfig, Platform
+from buildgraph.transport.urls import strip_logins
 
 DEFAULT_EPOCH = 315532800  # 1980-01-01T00:00:00Z: zip and wheels cannot say anything earlier
 
@@ -421,8 +422,9 @@ class Preparer:
             return ImageBinding(value[len("docker-image://") :])
         if "://" in value:
             raise InputError(
-                f"--build-context {value}: this kind is not supported yet",
-                hint="a directory, oci-layout://dir[:tag], or //label",
+                f"--build-context {strip_logins(value)}: this kind is not supported",
+                hint="a directory, oci-layout://dir[:tag], docker-image://ref, //label, an http(s) "
+                "URL or a git repository",
             )
         root = os.path.abspath(value)
         if not os.path.isdir(root):

@@ -286,8 +286,6 @@ def test_platforms(root_bench: Bench) -> None:
     assert "pwn" in root_bench.fail("FROM scratch\n", None, "--platform", "linux/../../pwn").stderr
 
 
-def test_a_context_given_as_git_or_url_is_refused(root_bench: Bench) -> None:
-    said = root_bench.fail("FROM x\n", None, "--build-context=x=https://example.com/x.git")
-    assert "not supported yet" in said.stderr
-    said = root_bench.fail("FROM debian:12\n")
-    assert "registries is not supported yet" in said.stderr
+def test_a_context_of_an_unknown_kind_is_refused(root_bench: Bench) -> None:
+    said = root_bench.fail("FROM x\n", None, "--build-context=x=ftp://localhost/x")
+    assert "this kind is not supported" in said.stderr
