@@ -19,6 +19,7 @@ from buildgraph.engine.outputs import Output, compression_of, parse_output
 from buildgraph.engine.prepare import Overrides
 from buildgraph.errors import InputError
 from buildgraph.graph.ops import Surroundings
+from buildgraph.oci.annotations import parse_annotation
 from buildgraph.sandbox.spec import Limits
 
 
@@ -72,7 +73,7 @@ def delivery_of(asked: BuildFlags) -> DeliveryOptions:
     return DeliveryOptions(
         outputs=outputs,
         tags=asked.tags,
-        annotations=parse_pairs(asked.annotations, "--annotation"),
+        annotations=tuple(one for text in asked.annotations for one in parse_annotation(text)),
         compression=compression_of(outputs),
         iidfile=asked.iidfile,
         metadata_file=asked.metadata_file,
@@ -105,6 +106,8 @@ def _outputs(asked: BuildFlags) -> tuple[Output, ...]:
     outputs = tuple(parse_output(text) for text in asked.outputs)
     if asked.push and not any(output.type == "registry" for output in outputs):
         outputs = (*outputs, Output("registry"))
+    if asked.load and not any(o.type == "load" and o.engine == asked.load for o in outputs):
+        outputs = (*outputs, Output("load", engine=asked.load))  # type: ignore[arg-type]  # click
     return outputs
 
 

@@ -23,7 +23,9 @@ from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
+from buildgraph.engine.handover import Handover
 from buildgraph.errors import BuildgraphError
+from buildgraph.oci.handover.outside import outside
 
 _HELP = """Build targets, or a directory with a Dockerfile.
 
@@ -72,13 +74,21 @@ def run_build(
     for note in notes:
         screen(ev.Notice(0.0, note))
     try:
-        with Session(settings, os.environ, os.getcwd()) as session:
+        with (
+            outside(any(o.type == "load" for o in delivery.outputs)) as programs,
+            Session(settings, os.environ, os.getcwd()) as session,
+        ):
             workspace, chosen = choose(session, targets, file)
             prepared = session.prepare(workspace, chosen, screen)
             refuse(prepared.inputs)
             with session.open_graph(prepared) as graph:
                 deliverer = Deliverer(
-                    session.store, session.layers, delivery, session.epoch, session.images.pusher
+                    session.store,
+                    session.layers,
+                    delivery,
+                    session.epoch,
+                    session.images.pusher,
+                    Handover(session.layers, session.environ, programs, session.cancel),
                 )
                 result = graph.build(deliverer.deliveries(prepared), screen)
                 if not session.store.read_only:

@@ -14,6 +14,7 @@ import click
 
 from buildgraph.engine.fields import parse_bool, parse_fields
 from buildgraph.errors import InputError, raise_all
+from buildgraph.oci.handover.handed import ENGINES
 
 _SAID: Final = "buildgraph.said"
 _WRONG: Final = "buildgraph.wrong"
@@ -26,7 +27,6 @@ _SWITCHES: Final = frozenset(
         "--compress",
         "--disable-content-trust",
         "--force-rm",
-        "--load",
         "--no-cache",
         "--pull",
         "--push",
@@ -45,7 +45,7 @@ def plain_switches(arguments: Iterable[str]) -> list[str]:
     Raises click's UsageError for another value.
     """
     out: list[str] = []
-    rest = iter(arguments)
+    rest = iter(_with_engine(arguments))
     for word in rest:
         name, equals, value = word.partition("=")
         if word == "--":
@@ -62,6 +62,31 @@ def plain_switches(arguments: Iterable[str]) -> list[str]:
             raise click.UsageError(error.message) from error
         if on:
             out.append(name)
+    return out
+
+
+def _with_engine(arguments: Iterable[str]) -> list[str]:
+    """Return a command line in which `--load` always has a value: an engine, or none of them.
+
+    docker's flag is a switch, so that the word behind it is a target unless it is an engine's name.
+    """
+    words = list(arguments)
+    out: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*out, word, *words]
+        name, equals, value = word.partition("=")
+        if name != "--load" or (equals and value in ENGINES):
+            out.append(word)
+        elif not equals:
+            out.append(f"--load={words.pop(0) if words and words[0] in ENGINES else ENGINES[0]}")
+        else:
+            try:
+                on = parse_bool(value, name)
+            except InputError as error:
+                raise click.UsageError(f"{error.message}, or {', '.join(ENGINES)}") from error
+            out += [f"--load={ENGINES[0]}"] if on else []
     return out
 
 
@@ -169,12 +194,6 @@ DOCKER: tuple[Callable[[Any], Any], ...] = (
         "--squash",
         why="layers are kept as they are, since other images share them",
         hint="copy what is wanted into a last stage: FROM scratch, COPY --from=build / /",
-        **_switch(),
-    ),
-    _refused(
-        "--load",
-        why="handing images to docker or podman is not supported yet",
-        hint="buildgraph build -o type=docker,dest=- ... | docker load",
         **_switch(),
     ),
     _refused(

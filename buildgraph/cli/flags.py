@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from buildgraph.cli.options import PROGRESS_MODES
+from buildgraph.oci.handover.handed import ENGINES
 
 F = TypeVar("F", bound=Callable[..., Any])
 Flag = Callable[[F], F]
@@ -51,6 +52,7 @@ class BuildFlags:
     annotations: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     push: bool = False
+    load: str | None = None
     iidfile: str | None = None
     metadata_file: str | None = None
     # how it goes on
@@ -110,7 +112,12 @@ LOOKUP: tuple[Flag[Any], ...] = (
 RESULT: tuple[Flag[Any], ...] = (
     many("-t", "--tag", "tags", metavar="NAME:TAG", help="Name the result."),
     many("--label", "labels", metavar="NAME=VALUE"),
-    many("--annotation", "annotations", metavar="NAME=VALUE"),
+    many(
+        "--annotation",
+        "annotations",
+        metavar="[PART:]NAME=VALUE",
+        help="PART: manifest, index, manifest-descriptor, index-descriptor, with [OS/ARCH] or not.",
+    ),
     many(
         "-o",
         "--output",
@@ -119,6 +126,12 @@ RESULT: tuple[Flag[Any], ...] = (
         help="oci, docker, tar, local, registry or cacheonly; a bare path is local, - a tar.",
     ),
     click.option("--push", is_flag=True, help="Push the result under its tags: type=registry."),
+    click.option(
+        "--load",
+        type=click.Choice(ENGINES),
+        metavar="[docker|podman|containerd]",
+        help="Hand the result to an engine of this machine; without a word: docker.",
+    ),
     click.option("--iidfile", metavar="FILE", help="Write the image's id there, as docker does."),
     click.option("--metadata-file", metavar="FILE", help="Write digests there, as buildx does."),
 )

@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildgraph import events as ev
-from buildgraph.boxfile.target import image_target
+from buildgraph.boxfile.target import Target, text_of
 from buildgraph.engine.build import Delivery
 from buildgraph.engine.fields import parse_bool
+from buildgraph.engine.handover import Handover
 from buildgraph.engine.outputs import Output
 from buildgraph.engine.prepare import Prepared
+from buildgraph.engine.pushing import names_told, push_output
 from buildgraph.engine.work import Outcome
 from buildgraph.errors import HostError, InputError
 from buildgraph.graph.keys import canonical
 from buildgraph.graph.lower import TargetPlan
+from buildgraph.oci.annotations import Annotation, Pairs, annotations_of, check_parts, pairs_for
 from buildgraph.oci.archive import write_docker_archive, write_oci_archive
 from buildgraph.oci.compress import Compression
 from buildgraph.oci.export import (
@@ -40,7 +43,7 @@ from buildgraph.oci.layout import LayoutWriter
 from buildgraph.oci.platforms import directory_name
 from buildgraph.oci.reference import Reference, parse_reference
 from buildgraph.oci.rootview import RootView
-from buildgraph.oci.types import Chain, HistoryEntry, Image
+from buildgraph.oci.types import Chain, HistoryEntry, Image, Platform
 from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
@@ -54,7 +57,7 @@ class DeliveryOptions:
 
     outputs: tuple[Output, ...] = ()
     tags: tuple[str, ...] = ()
-    annotations: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[Annotation, ...] = ()
     compression: Compression = field(default_factory=Compression)
     iidfile: str | None = None
     metadata_file: str | None = None
@@ -92,11 +95,17 @@ class _Made:
     label: str
     plans: Sequence[TargetPlan]
     images: Sequence[Image]
+    results: Sequence[ManifestResult]
     artifact: Artifact
     names: tuple[Reference, ...]
-    annotations: tuple[tuple[str, str], ...]
+    annotations: Pairs  # of the first platform's manifest
     several: bool  # targets that are delivered
     indexed: bool
+
+    @property
+    def own_name(self) -> str:
+        """What it is called where its label has to be a file's name."""
+        return self.label.lstrip("/").replace("/", "-").replace(":", "-").replace("@", "-")
 
     def parts(self, layers: LayerStore) -> list[tuple[str, RootView]]:
         """Return the files of each platform, under the name of its directory."""
@@ -114,9 +123,12 @@ class Deliverer:
         options: DeliveryOptions,
         epoch: int,
         pusher: Callable[[], Pusher] | None = None,
+        handover: Handover | None = None,
     ):
-        """`pusher` is asked for once something is to be pushed."""
+        """`pusher` is asked once something is to be pushed; `handover` is what `--load` needs."""
         self._pusher = pusher
+        self._handover = handover
+        self.artifacts: dict[str, Artifact] = {}  # of what has been delivered, by label
         self._store = store
         self._layers = layers
         self._options = options
@@ -143,12 +155,11 @@ class Deliverer:
             tags = self._options.tags
             annotations = self._options.annotations
             if target is not None and target.rule == "image":
-                image = image_target(target)
-                tags = (*(t.text for t in image.tags), *tags)
-                annotations = (*image.annotations, *annotations)
-            elif target is not None and "tags" in target.attrs:
-                tags = (*target.texts("tags"), *tags)
+                annotations = (*_annotations_of(target), *annotations)
+            if target is not None:
+                tags = (*own_tags(target), *tags)
             tags = tuple(dict.fromkeys(str(parse_reference(t).with_default_tag()) for t in tags))
+            check_parts(annotations, label, indexed=label in self._indexed)
             self._check_names(label, tags)
             self._check_platforms(label, plans)
             needs = tuple(p.node for p in plans if p.node is not None)
@@ -158,7 +169,7 @@ class Deliverer:
                 label: str = label,
                 plans: Sequence[TargetPlan] = tuple(plans),
                 tags: tuple[str, ...] = tags,
-                annotations: tuple[tuple[str, str], ...] = annotations,
+                annotations: tuple[Annotation, ...] = annotations,
             ) -> ev.ImageBuilt:
                 return self._deliver(label, plans, tags, annotations, outcomes, several)
 
@@ -178,6 +189,12 @@ class Deliverer:
         """Say before anything is built that an output cannot hold several platforms."""
         for output in self._options.outputs:
             whole = output.type in ("local", "tar") and output.split is False
+            loaded = output.type == "load" and output.engine != "containerd"
+            if len(plans) > 1 and loaded:
+                raise InputError(
+                    f"{label} has {len(plans)} platforms and {output.engine} takes one",
+                    hint="choose one with --platform, or push to a registry",
+                )
             if len(plans) > 1 and (output.type == "docker" or whole):
                 kind = f"{output.type},platform-split=false" if whole else output.type
                 raise InputError(
@@ -199,34 +216,36 @@ class Deliverer:
         label: str,
         plans: Sequence[TargetPlan],
         tags: tuple[str, ...],
-        annotations: tuple[tuple[str, str], ...],
+        annotations: tuple[Annotation, ...],
         outcomes: Mapping[int, Outcome],
         several: bool,
     ) -> ev.ImageBuilt:
         images = [assemble(plan, outcomes, self._epoch) for plan in plans]
         if self._wants_no_image():
             return self._cache_only(label, images, plans)
-        results = [
-            write_image(image, self._layers, self._options.compression, annotations)
-            for image in images
-        ]
         indexed = label in self._indexed
+        results = [
+            self._write_image(image, plan.platform, annotations, indexed=indexed)
+            for image, plan in zip(images, plans, strict=True)
+        ]
+        artifact = results[0].artifact
         if indexed:
-            # What was asked for, though a stage of a fixed platform may be what it came to.
-            pairs = zip(results, plans, strict=True)
-            described = [replace(r.descriptor, platform=p.platform) for r, p in pairs]
-            pairs_of = zip(results, described, strict=True)
-            results = [replace(r, descriptor=d) for r, d in pairs_of]
-        artifact = write_index(results, self._layers) if indexed else results[0].artifact
+            pairs = pairs_for(annotations, "index", None, self._epoch)
+            artifact = write_index(results, self._layers, pairs)
+            pairs = pairs_for(annotations, "index-descriptor", None, self._epoch)
+            artifact = replace(artifact, top=replace(artifact.top, annotations=pairs))
         top = artifact.top
+        self.artifacts[label] = artifact
         self._keep(label, plans, results, artifact, tags)
         names = tuple(parse_reference(tag) for tag in tags)
-        made = _Made(label, plans, images, artifact, names, annotations, several, indexed)
+        pairs = pairs_for(annotations, "manifest", plans[0].platform, self._epoch)
+        made = _Made(label, plans, images, results, artifact, names, pairs, several, indexed)
         outputs = tuple(
             self._write(output, made)
             for output in self._options.outputs
             if output.type != "cacheonly"
         )
+        called = self._called(tags, artifact)
         self._metadata[label] = {
             "containerimage.digest": top.digest,
             **({} if indexed else {"containerimage.config.digest": results[0].config_digest}),
@@ -234,8 +253,9 @@ class Deliverer:
                 "mediaType": top.media_type,
                 "digest": top.digest,
                 "size": top.size,
+                **({"annotations": dict(top.annotations)} if top.annotations else {}),
             },
-            **({"image.name": ",".join(tags)} if tags else {}),
+            **({"image.name": ",".join(called)} if called else {}),
         }
         return ev.ImageBuilt(
             0.0,
@@ -247,6 +267,33 @@ class Deliverer:
             outputs,
             ",".join(str(p.platform) for p in plans) if indexed else "",
         )
+
+    def _write_image(
+        self,
+        image: Image,
+        platform: Platform,
+        annotations: Sequence[Annotation],
+        *,
+        indexed: bool,
+    ) -> ManifestResult:
+        """Store the image of one platform, described as its index or its layout is to say."""
+        pairs = pairs_for(annotations, "manifest", platform, self._epoch)
+        result = write_image(image, self._layers, self._options.compression, pairs)
+        described = replace(
+            result.descriptor,
+            annotations=pairs_for(annotations, "manifest-descriptor", platform, self._epoch),
+        )
+        if indexed:
+            # What was asked for, though a stage of a fixed platform may be what it came to.
+            described = replace(described, platform=platform)
+        return replace(result, descriptor=described)
+
+    def _called(self, tags: tuple[str, ...], artifact: Artifact) -> tuple[str, ...]:
+        """Return the names that `--metadata-file` tells."""
+        pushes = [output for output in self._options.outputs if output.type == "registry"]
+        names = [name for output in pushes for name in names_told(output, tags, artifact)]
+        own = () if pushes and all(o.by_digest for o in self._options.outputs) else tags
+        return tuple(dict.fromkeys((*own, *names)))
 
     def _wants_no_image(self) -> bool:
         outputs = self._options.outputs
@@ -282,8 +329,11 @@ class Deliverer:
     def _write(self, output: Output, made: _Made) -> str:
         names = made.names
         if output.type == "registry":
-            return self._push(output, made.artifact, names)
-        own_name = made.label.lstrip("/").replace("/", "-").replace(":", "-").replace("@", "-")
+            assert self._pusher is not None
+            return push_output(self._pusher(), output, made.artifact, names)
+        if output.type == "load":
+            return self._load(output, made)
+        own_name = made.own_name
         if output.type == "oci" and not output.tar:
             if made.several and not names:
                 names = (parse_reference(own_name.lower()).with_default_tag(),)
@@ -319,18 +369,31 @@ class Deliverer:
         else:
             export_tar(parts[0][1], place)
 
-    def _push(self, output: Output, artifact: Artifact, names: tuple[Reference, ...]) -> str:
-        """Push an image under every name, those of one repository together."""
-        assert self._pusher is not None
-        given = tuple(parse_reference(name).with_default_tag() for name in output.names)
-        groups: dict[tuple[str, str], list[str]] = {}
-        for name in given or names:
-            groups.setdefault((name.domain, name.path), []).append(name.tag)
-        told = []
-        for (domain, path), tags in groups.items():
-            for pushed in self._pusher().push(artifact, domain, path, tags):
-                told.append(f"{pushed.name} ({pushed.state})")
-        return ", ".join(told)
+    def _load(self, output: Output, made: _Made) -> str:
+        assert self._handover is not None
+        return self._handover.give(
+            output.engine,
+            made.images[0],
+            made.results[0],
+            made.artifact,
+            made.names,
+            made.own_name.lower(),
+            self._options.compression,
+            made.annotations,
+        )
+
+
+def own_tags(target: Target) -> tuple[str, ...]:
+    """Return the names that a target's Boxfile gives its image."""
+    return target.texts("tags") if "tags" in target.attrs else ()
+
+
+def _annotations_of(target: Target) -> tuple[Annotation, ...]:
+    return tuple(
+        annotation
+        for name, value in target.entries("annotations").items()
+        for annotation in annotations_of(name, text_of(value), value.key or value.where)
+    )
 
 
 def image_id(image: ev.ImageBuilt) -> str:

@@ -12,9 +12,10 @@ from typing import Literal
 from buildgraph.engine.fields import parse_bool, parse_fields
 from buildgraph.errors import InputError
 from buildgraph.oci.compress import Compression
+from buildgraph.oci.handover.handed import Engine
 
-OutputType = Literal["oci", "docker", "tar", "local", "registry", "cacheonly"]
-_TYPES = ("oci", "docker", "tar", "local", "registry", "cacheonly")
+OutputType = Literal["oci", "docker", "tar", "local", "registry", "cacheonly", "load"]
+_TYPES = ("oci", "docker", "tar", "local", "registry", "cacheonly")  # as `-o` calls them
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,9 @@ class Output:
     """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout.
 
     `names` are what a registry is to call the image, besides its tags. `split` puts each platform's
-    files into a directory of its name; None = where there are several.
+    files into a directory of its name; None = where there are several. Of type `load` (`--load`,
+    or type=docker without a dest) the image goes to `engine`. `by_digest` pushes without a tag, and
+    `canonical` tells such a name with its digest.
     """
 
     type: OutputType
@@ -32,6 +35,9 @@ class Output:
     level: int | None = None
     names: tuple[str, ...] = ()
     split: bool | None = None
+    engine: Engine = "docker"
+    by_digest: bool = False
+    canonical: bool = False
 
 
 def parse_output(text: str) -> Output:
@@ -51,13 +57,14 @@ def parse_output(text: str) -> Output:
     compression = fields.pop("compression", "")
     level = fields.pop("compression-level", "")
     split = fields.pop("platform-split", "") if kind in ("local", "tar") else ""
-    names = tuple(n for n in fields.pop("name", "").split(",") if n) if kind == "registry" else ()
+    names, by_digest, canonical = _names(text, fields) if kind == "registry" else ((), False, False)
+    if kind in ("registry", "docker", "oci", "cacheonly"):
+        _check_images_options(text, fields)
     if fields:
         raise InputError(f"-o {text}: unknown option {sorted(fields)[0]!r}")
-    if compression and compression not in ("gzip", "zstd", "uncompressed"):
-        raise InputError(f"-o {text}: unknown compression {compression!r}")
-    if level and not level.isdigit():
-        raise InputError(f"-o {text}: compression-level is a number")
+    if kind == "docker" and not dest:
+        kind = "load"
+    _check_compression(text, compression, level)
     _check_dest(text, kind, dest, tar)
     return Output(
         kind,  # type: ignore[arg-type]  # one of _TYPES
@@ -67,7 +74,24 @@ def parse_output(text: str) -> Output:
         int(level) if level else None,
         names,
         parse_bool(split, f"-o {text}: platform-split") if split else None,
+        by_digest=by_digest,
+        canonical=canonical,
     )
+
+
+def _names(text: str, fields: dict[str, str]) -> tuple[tuple[str, ...], bool, bool]:
+    """Return the names a push is to go by, whether by digest alone, and whether that is told."""
+    names = tuple(name for name in fields.pop("name", "").split(",") if name)
+    by_digest = parse_bool(fields.pop("push-by-digest", "false"), f"-o {text}: push-by-digest")
+    canonical = parse_bool(fields.pop("name-canonical", "false"), f"-o {text}: name-canonical")
+    return names, by_digest, canonical
+
+
+def _check_compression(text: str, compression: str, level: str) -> None:
+    if compression and compression not in ("gzip", "zstd", "uncompressed"):
+        raise InputError(f"-o {text}: unknown compression {compression!r}")
+    if level and not level.isdigit():
+        raise InputError(f"-o {text}: compression-level is a number")
 
 
 def _as_registry(text: str, kind: str, fields: dict[str, str]) -> str:
@@ -78,8 +102,32 @@ def _as_registry(text: str, kind: str, fields: dict[str, str]) -> str:
     return "registry" if push else "cacheonly"
 
 
+# Options of BuildKit's that are not taken, and what to do instead.
+_REFUSED = {
+    "oci-mediatypes": "images are always written in OCI's form",
+    "force-compression": "layers of a base stay as they came",
+    "registry.insecure": "say it in the Boxfile (workspace: registries) or in registries.conf",
+    "unpack": "images stay in the store; `buildgraph run` runs them",
+    "store": "an image always stays in the store",
+    "dangling-name-prefix": "give a name: -t",
+    "rewrite-timestamp": "no file of an image is later than SOURCE_DATE_EPOCH anyway",
+}
+
+
+def _check_images_options(text: str, fields: dict[str, str]) -> None:
+    """Take options that ask for what is so anyway, and refuse the others by name."""
+    for name, so_anyway in (("oci-mediatypes", True), ("force-compression", False)):
+        if name in fields and parse_bool(fields[name], f"-o {text}: {name}") is so_anyway:
+            del fields[name]
+    for name in sorted(fields):
+        if name in _REFUSED:
+            raise InputError(f"-o {text}: {name} is not supported", hint=_REFUSED[name])
+        if name.startswith("annotation"):
+            raise InputError(f"-o {text}: {name} is not supported", hint="--annotation NAME=VALUE")
+
+
 def _check_dest(text: str, kind: str, dest: str, tar: bool) -> None:
-    if kind not in ("cacheonly", "registry") and not dest:
+    if kind not in ("cacheonly", "registry", "load") and not dest:
         raise InputError(f"-o {text}: dest is missing", hint="add dest=PATH, or dest=- for stdout")
     if dest == "-" and (kind == "local" or (kind == "oci" and not tar)):
         raise InputError(f"-o {text}: a directory cannot be written to stdout")

@@ -8,7 +8,7 @@ read the one file, each in its own way.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -34,12 +34,15 @@ def write_oci_archive(
     layer_store: LayerStore,
     dest: Path | BinaryIO,
     names: Sequence[Reference] = (),
+    *,
+    omit: Container[Digest] = (),
 ) -> None:
     """Write the artifact as an OCI archive; atomic where `dest` is a path.
 
-    The bytes depend on the artifact and the names alone. Raises HostError.
+    The bytes depend on the artifact and the names alone; blobs to `omit` are for a reader that has
+    them. Raises HostError.
     """
-    _write(dest, layer_store, artifact, {"index.json": _index(artifact, names)})
+    _write(dest, layer_store, artifact, {"index.json": _index(artifact, names)}, omit)
 
 
 def write_docker_archive(
@@ -54,12 +57,39 @@ def write_docker_archive(
 
     docker before 25 knows no zstd, so such layers are packed anew. Raises HostError.
     """
+    result = docker_form(image, layer_store, compression, annotations)
+    write_docker_form(result, layer_store, dest, names)
+    return result
+
+
+def docker_form(
+    image: Image,
+    layer_store: LayerStore,
+    compression: Compression | None = None,
+    annotations: Sequence[tuple[str, str]] = (),
+) -> ManifestResult:
+    """Store an image with layers that every docker reads: gzip or uncompressed; idempotent."""
     compression = compression or Compression("gzip")
     if compression.name == "zstd":
         compression = Compression("gzip")
     result = write_image(image, layer_store, compression, annotations)
     if any(layer.media_type.endswith("zstd") for layer in result.layers):
         result = write_image(image, layer_store, compression, annotations, force_compression=True)
+    return result
+
+
+def write_docker_form(
+    result: ManifestResult,
+    layer_store: LayerStore,
+    dest: Path | BinaryIO,
+    names: Sequence[Reference] = (),
+    *,
+    omit: Container[Digest] = (),
+) -> None:
+    """Write what `docker_form` made as a docker archive; atomic where `dest` is a path.
+
+    Blobs to `omit` are for a reader that has them. Raises HostError.
+    """
     artifact = result.artifact
     legacy = {
         "Config": _place(result.config_digest),
@@ -70,8 +100,7 @@ def write_docker_archive(
         "index.json": _index(artifact, names),
         _DOCKER: canonical_json([legacy]),
     }
-    _write(dest, layer_store, artifact, documents)
-    return result
+    _write(dest, layer_store, artifact, documents, omit)
 
 
 def _index(artifact: Artifact, names: Sequence[Reference]) -> bytes:
@@ -83,17 +112,25 @@ def _place(digest: Digest) -> str:
 
 
 def _write(
-    dest: Path | BinaryIO, layer_store: LayerStore, artifact: Artifact, documents: dict[str, bytes]
+    dest: Path | BinaryIO,
+    layer_store: LayerStore,
+    artifact: Artifact,
+    documents: dict[str, bytes],
+    omit: Container[Digest],
 ) -> None:
     if isinstance(dest, Path):
         with new_file(dest) as file:
-            _write_tar(file, layer_store, artifact, documents)
+            _write_tar(file, layer_store, artifact, documents, omit)
     else:
-        _write_tar(dest, layer_store, artifact, documents)
+        _write_tar(dest, layer_store, artifact, documents, omit)
 
 
 def _write_tar(
-    file: BinaryIO, layer_store: LayerStore, artifact: Artifact, documents: dict[str, bytes]
+    file: BinaryIO,
+    layer_store: LayerStore,
+    artifact: Artifact,
+    documents: dict[str, bytes],
+    omit: Container[Digest],
 ) -> None:
     """Write oci-layout, index.json, other documents, then the blobs in the order of digests."""
     headers = HeaderWriter(layer_store.epoch)
@@ -103,6 +140,8 @@ def _write_tar(
     for name in ("blobs", "blobs/sha256"):
         file.write(headers.header(Entry(name, Kind.DIR, 0o755)))
     for blob in sorted(artifact.blobs, key=lambda one: one.digest):
+        if blob.digest in omit:
+            continue
         file.write(headers.header(Entry(_place(blob.digest), Kind.FILE, 0o644, size=blob.size)))
         _append(file, layer_store.store, blob.digest, blob.size)
         file.write(bytes(-blob.size % BLOCK))
