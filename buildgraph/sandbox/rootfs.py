@@ -441,7 +441,10 @@ class RootBuilder:
         os.write(fd, content) if content else None
         os.fchown(fd, self.base + uid, self.base + gid)
         os.close(fd)
-        return k.open_tree(k.AT_FDCWD, name, k.OPEN_TREE_CLONE)
+        made = k.open_tree(k.AT_FDCWD, name, k.OPEN_TREE_CLONE)
+        if self.plan["read_only_root"]:
+            k.mount_setattr(made, set_=k.MOUNT_ATTR_RDONLY)
+        return made
 
     def _attach_file(
         self, name: str, content: bytes, mode: int, uid: int, gid: int, place: int
