@@ -396,9 +396,7 @@ class LayerStore:
             found = Digest(f"sha256:{hasher.hexdigest()}")
             if found != diff_id:
                 self.store.remove_blob(digest)
-                raise InputError(
-                    f"layer blob {digest} unpacks to {found}, but the image's config says {diff_id}"
-                )
+                raise _other_layer(digest, found, diff_id)
             known = self._load(diff_id) or LayerRecord(plain.total, foreign=True)
             known.blobs[f"foreign-{form}"] = (digest, size)
             self._merge(diff_id, known)
@@ -438,10 +436,7 @@ class LayerStore:
                 )
             unpacked = Digest(f"sha256:{inner.hexdigest()}")
             if unpacked != diff_id:
-                raise InputError(
-                    f"layer blob {digest} unpacks to {unpacked}, but the image's config says "
-                    f"{diff_id}"
-                )
+                raise _other_layer(digest, unpacked, diff_id)
             writer.commit(digest=digest)
         return f"foreign-{sniff(form[0] if form else b'')}", Layer(diff_id, plain.total)
 
@@ -490,6 +485,10 @@ class LayerStore:
             lock = self._busy.setdefault(diff_id, threading.Lock())
         with lock:
             yield
+
+
+def _other_layer(blob: Digest, found: Digest, diff_id: Digest) -> InputError:
+    return InputError(f"layer blob {blob} unpacks to {found}, but the image's config says {diff_id}")
 
 
 def _is_large(entries: Sequence[Entry]) -> bool:
