@@ -1,4 +1,5 @@
-"""Knows the name of a command whose code stands beside that of `login`; nothing else."""
+"""Knows the name of a command whose code stands beside that of `login`; must not know what it does.
+"""
 
 from buildgraph.cli.login import logout as command
 
