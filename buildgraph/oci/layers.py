@@ -488,7 +488,7 @@ class LayerStore:
 
 
 def _other_layer(blob: Digest, found: Digest, diff_id: Digest) -> InputError:
-    return InputError(f"layer blob {blob} unpacks to {found}, but the image's config says {diff_id}")
+    return InputError(f"layer blob {blob} unpacks to {found}; the image's config says {diff_id}")
 
 
 def _is_large(entries: Sequence[Entry]) -> bool:
