@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from buildgraph.dockerfile.checks_findings import own_options
 from buildgraph.dockerfile.parser import parse
+from buildgraph.errors import InputError
 from buildgraph.graph.lint import check_graph
 from buildgraph.graph.lint_rules import RULES
 from buildgraph.graph.lint_shell import installs
@@ -263,3 +266,27 @@ def test_large_files_end() -> None:
     body = "".join(f"ARG A{n}=$A{n - 1}\nCOPY . .\nRUN npm ci\n" for n in range(3000))
     fired("FROM a\n" + body)
     fired("".join(f"FROM s{n - 1} AS s{n}\nARG X{n}\n" for n in range(400)))
+
+
+SOUP = st.lists(
+    st.sampled_from(
+        [
+            "FROM a", "FROM s0 AS s1", "FROM $A AS s0", "ARG A=s0", "ARG GIT_SHA", "COPY . .",
+            "COPY --from=0 . .", "COPY --from=9 a /", "RUN npm ci", "RUN apt-get update", "RUN $(",
+            "RUN 'a && apt-get install x", "RUN pip install -r", "RUN yarn", "RUN [\"npm\", \"ci\"]",
+            "RUN --mount=type=cache,target=$A pip3 install x", "RUN <<E\nnpm ci\nE", "ENV B=$A",
+            "ONBUILD RUN npm ci", "ONBUILD COPY --from=s0 a b", "# check=skip=all", "RUN ; ; &&",
+        ]
+    ),
+    max_size=25,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(SOUP)
+def test_no_file_breaks_it(lines: list[str]) -> None:
+    try:
+        parse("FROM z\n" + "\n".join(lines), "Dockerfile")
+    except InputError:
+        return
+    fired("FROM z\n" + "\n".join(lines))
