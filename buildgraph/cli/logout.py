@@ -1,5 +1,4 @@
-"""Knows the name of a command whose code stands beside that of `login`; must not know what it does.
-"""
+"""Knows the name of the command that undoes `login`; must not know how that is done."""
 
 from buildgraph.cli.login import logout as command
 
