@@ -46,6 +46,7 @@ AT_SYMLINK_NOFOLLOW: Final = 0x100
 # linux/sched.h
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_PIDFD: Final = 0x00001000
+CLONE_PARENT: Final = 0x00008000
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
@@ -137,7 +138,8 @@ def clone(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
     """Fork with new namespaces and return (pid, pidfd); (0, -1) in the child, clone3(2).
 
     The caller must be single-threaded: no at-fork handler runs. The pidfd is the caller's and
-    closed on exec. `cgroup` is a directory fd of a version 2 cgroup to start in.
+    closed on exec. `cgroup` is a directory fd of a version 2 cgroup to start in. With CLONE_PARENT
+    the child is a sibling, and its end is told as the caller's own would be.
     """
     pidfd = ctypes.c_int(-1)
     if cgroup >= 0:
@@ -148,7 +150,7 @@ def clone(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
         ctypes.addressof(pidfd),
         0,
         0,
-        17,  # SIGCHLD
+        0 if flags & CLONE_PARENT else 17,  # SIGCHLD
         0,
         0,
         0,

@@ -213,7 +213,6 @@ class Slot:
         if config["cgroup"]:
             self.cgroup = os.open(config["cgroup"], os.O_PATH | os.O_DIRECTORY)
         self.isolated = -1
-        self.own_pids = -1
         self.joined: dict[int, Joining] = {}  # by pidfd
         gc.freeze()  # the collector would touch, and so copy, every page in each child
 
@@ -323,17 +322,34 @@ class Slot:
         return True
 
     def _clone_into(self, container: int) -> tuple[int, int]:
-        """Fork a child that lives in the container's pid namespace, all else as here."""
-        if self.own_pids < 0:
-            self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
-        k.setns(container, k.CLONE_NEWPID)
-        pid, pidfd = -1, -1
+        """Fork a child that lives in the container's pid namespace, all else as here.
+
+        A helper enters the namespace for its children and ends: an ordinary user's process could
+        not come back, setns(2). The child is ours all the same (CLONE_PARENT).
+        """
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        helper = os.fork()
+        if helper == 0:
+            try:
+                ours.close()
+                k.setns(container, k.CLONE_NEWPID)
+                pid, pidfd = k.clone(k.CLONE_PARENT, cgroup=self.cgroup)
+                if pid == 0:
+                    theirs.close()
+                    return 0, -1
+                send(theirs, ("joined", pid), (pidfd,))
+            except OSError as error:
+                send(theirs, ("error", str(error)))
+            os._exit(0)
+        theirs.close()
         try:
-            pid, pidfd = k.clone(0, cgroup=self.cgroup)
-            return pid, pidfd
+            message, fds = receive(ours)
         finally:
-            if pid:
-                k.setns(self.own_pids, k.CLONE_NEWPID)
+            ours.close()
+            os.waitpid(helper, 0)
+        if message is None or message[0] != "joined":
+            raise OSError("its process ended at once" if message is None else message[1])
+        return message[1], fds[0]
 
     def _follow_joined(self, fd: int, poll: select.poll) -> None:
         one = self.joined[fd]
