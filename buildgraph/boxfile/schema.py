@@ -277,7 +277,33 @@ GROUP: Final = RuleSpec(
     (Attribute("targets", ListOf(PatternRef()), "Labels or patterns.", required=True),),
 )
 
-BUILT_IN: Final[dict[str, RuleSpec]] = {rule.name: rule for rule in (IMAGE, GROUP)}
+PUSH: Final = RuleSpec(
+    "push",
+    "An image that `buildgraph push` brings to a registry; `build` does not push.",
+    (
+        Attribute("image", LabelRef(), "The image.", required=True),
+        Attribute(
+            "tags",
+            ListOf(Text(r"\S+", "an image name"), single=True, unique=True),
+            "Names to push it under; default: the image's own tags.",
+            default=(),
+        ),
+        Attribute(
+            "if_exists",
+            Choice(("retag", "skip", "fail")),
+            "What to do with a tag that exists and is another image.",
+            default="retag",
+        ),
+        Attribute(
+            "requires",
+            ListOf(LabelRef(), single=True, unique=True),
+            "Smoke tests of the image that must pass first.",
+            default=(),
+        ),
+    ),
+)
+
+BUILT_IN: Final[dict[str, RuleSpec]] = {rule.name: rule for rule in (IMAGE, GROUP, PUSH)}
 
 REGISTRY: Final = Record(
     fields=(

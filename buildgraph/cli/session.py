@@ -176,10 +176,11 @@ class Session:
         listener: ev.Listener,
         *,
         smokes: bool = False,
+        tests: Sequence[Label] = (),
     ) -> Prepared:
         """Lower targets to a graph; rules and outside images are resolved on the way.
 
-        See `Preparer.prepare` for what `smokes` means.
+        See `Preparer.prepare` for what `smokes` and `tests` mean.
         """
         from buildgraph_rules.library import Rules
 
@@ -214,7 +215,7 @@ class Session:
             resolve_rule=resolve_rule,
             load_image=self.images.load,
         )
-        prepared = preparer.prepare(labels, smokes=smokes)
+        prepared = preparer.prepare(labels, smokes=smokes, tests=tests)
         prepared.observed.extend(self.rules.observed())
         for text, where in prepared.warnings:
             listener(ev.Notice(self.now(), text, "warning", where))

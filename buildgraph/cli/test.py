@@ -80,7 +80,7 @@ def command(
         text = json.dumps({"tests": [as_json(each) for each in in_order]}, indent=2) + "\n"
         _write(as_json_file, text)
     if progress != "json" and as_json_file != "-":
-        _tell(in_order, quiet=progress == "quiet")
+        tell(in_order, quiet=progress == "quiet")
     failed = 0 if all(each.ok for each in in_order) else 1
     return max((error.exit_code for error in result.errors), default=failed)
 
@@ -149,7 +149,7 @@ def _write(path: str, text: str) -> None:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _tell(reports: Sequence[SmokeReport], *, quiet: bool) -> None:
+def tell(reports: Sequence[SmokeReport], *, quiet: bool) -> None:
     """Print a report for each failed test, then a line for each test."""
     color = wants_color(sys.stdout, os.environ)
     for each in reports:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from buildgraph import limits
@@ -147,18 +147,23 @@ class Preparer:
         self.observed: list[str] = []
         self.warnings: list[tuple[str, Location | None]] = []
 
-    def prepare(self, labels: Sequence[Label], *, smokes: bool = False) -> Prepared:
+    def prepare(
+        self, labels: Sequence[Label], *, smokes: bool = False, tests: Sequence[Label] = ()
+    ) -> Prepared:
         """Lower every requested target and what it needs; all input errors are raised at once.
 
         With `smokes` only the smoke tests among the targets count, and their images are built but
-        not delivered; without it they are left out, and asking for nothing else is an error.
+        not delivered; without it they are left out as pushes are, and asking for nothing else is an
+        error. `tests` are smoke tests to run beside.
         """
         members = self._members(labels)
-        tests = [label for label in members if self._workspace.target(label).rule == "smoke"]
-        wanted = [] if smokes else [label for label in members if label not in set(tests)]
-        _check_choice(labels, wanted, tests, smokes)
+        rules = {label: self._workspace.target(label).rule for label in members}
+        found = [label for label, rule in rules.items() if rule == "smoke"]
+        wanted = [] if smokes else [label for label in members if rules[label] not in _DEEDS]
+        _check_choice(labels, wanted, rules, smokes)
         self._requested = {str(label) for label in wanted}
-        roots = tests if smokes else wanted
+        tests = [*(found if smokes else ()), *tests]
+        roots = [*wanted, *tests]
         closure = self._workspace.closure(roots)
         self._targets = {str(t.label): t for t in closure}
         plans: dict[str, list[TargetPlan]] = {}
@@ -168,14 +173,14 @@ class Preparer:
         for target in closure:
             for platform in by_platform.get(str(target.label), ()):
                 try:
-                    has_files = target.rule not in ("group", "smoke")
+                    has_files = target.rule not in ("group", *_DEEDS)
                     if has_files and not self._stands_on(target, broken):
                         self._ensure(str(target.label), platform)
                 except InputError as error:
                     broken.add(str(target.label))
                     if error not in errors:  # of a target that several need
                         errors.append(error)
-        planned = self._smoke_plans(tests if smokes else (), broken, errors)
+        planned = self._smoke_plans(tests, broken, errors)
         raise_all(errors)
         for label in wanted:
             name = str(label)
@@ -452,19 +457,24 @@ class Preparer:
         return found
 
 
+_DEEDS = ("smoke", "push")  # rules of what is done with images rather than made
+
+
 def _check_choice(
-    labels: Sequence[Label], wanted: Sequence[Label], tests: Sequence[Label], smokes: bool
+    labels: Sequence[Label], wanted: Sequence[Label], rules: Mapping[Label, str], smokes: bool
 ) -> None:
-    """Refuse to do nothing: no smoke test to run, or nothing but smoke tests to build."""
-    if smokes and labels and not tests:
+    """Refuse to do nothing: no smoke test to run, or nothing but deeds to build."""
+    if smokes and labels and "smoke" not in rules.values():
         raise InputError(
             f"there is no smoke test among {len(labels)} targets"
             if len(labels) > 1
             else f"{labels[0]} is not a smoke test",
             hint="a target with `rule: smoke` is one",
         )
-    if not smokes and tests and not wanted:
+    deed = next((label for label, rule in rules.items() if rule in _DEEDS), None)
+    if not smokes and deed is not None and not wanted:
+        what, command = ("smoke test", "test") if rules[deed] == "smoke" else ("push", "push")
         raise InputError(
-            f"{tests[0]} is a smoke test: there is nothing to build",
-            hint=f"buildgraph test {tests[0].short}",
+            f"{deed} is a {what}: there is nothing to build",
+            hint=f"buildgraph {command} {deed.short}",
         )
