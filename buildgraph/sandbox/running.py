@@ -128,6 +128,7 @@ class Running:
         self._typed = b""
         self._line = ""
         self._state: Literal["asked", "running", "done"] = "asked"
+        self._following = False  # what it writes is read by `finish` alone, in its thread
         self._written = 0
         self._truncated = False
         self._stopping: Literal["", "timeout", "cancel"] = ""
@@ -170,6 +171,8 @@ class Running:
     def finish(self) -> ExitStatus:
         """Follow it to its end. Raises what `output` raised, HostError where it was lost."""
         try:
+            self._following = True
+            self._register_streams()
             while self._state != "done":
                 self._step()
             for fd, output in list(self._readers.items()):
@@ -221,7 +224,6 @@ class Running:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(reader, False)
             self._readers[reader] = output
-            self._poll.register(reader, select.POLLIN)
             sent.append(writer)
         return sent
 
@@ -305,8 +307,13 @@ class Running:
         if any(self.streams.window):
             self.resize(*self.streams.window)
         self._readers[self._terminal] = self.streams.output
-        self._poll.register(self._terminal, select.POLLIN)
-        if self.streams.stdin is not None:
+        if self._following:
+            self._register_streams()
+
+    def _register_streams(self) -> None:
+        for fd in self._readers:
+            self._poll.register(fd, select.POLLIN)
+        if self._terminal >= 0 and self.streams.stdin is not None:
             self._poll.register(self.streams.stdin, select.POLLIN)
 
     def _feed(self) -> None:
