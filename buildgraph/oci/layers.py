@@ -365,9 +365,7 @@ class LayerStore:
             if layer is not None:
                 return layer
             name, layer = self._take_in(diff_id, digest, size, source())
-            known = self._load(diff_id) or LayerRecord(layer.size, foreign=True)
-            known.blobs[name] = (digest, size)
-            self._merge(diff_id, known)
+            self._adopted(layer, name, (digest, size))
             return layer
 
     def adopt_blob(self, diff_id: Digest, digest: Digest, size: int) -> Layer:
@@ -397,10 +395,14 @@ class LayerStore:
             if found != diff_id:
                 self.store.remove_blob(digest)
                 raise _other_layer(digest, found, diff_id)
-            known = self._load(diff_id) or LayerRecord(plain.total, foreign=True)
-            known.blobs[f"foreign-{form}"] = (digest, size)
-            self._merge(diff_id, known)
-            return Layer(diff_id, plain.total)
+            layer = Layer(diff_id, plain.total)
+            self._adopted(layer, f"foreign-{form}", (digest, size))
+            return layer
+
+    def _adopted(self, layer: Layer, name: str, blob: tuple[Digest, int]) -> None:
+        known = self._load(layer.diff_id) or LayerRecord(layer.size, foreign=True)
+        known.blobs[name] = blob
+        self._merge(layer.diff_id, known)
 
     def _take_in(
         self, diff_id: Digest, digest: Digest, size: int, source: Iterator[bytes]
@@ -488,7 +490,8 @@ class LayerStore:
 
 
 def _other_layer(blob: Digest, found: Digest, diff_id: Digest) -> InputError:
-    return InputError(f"layer blob {blob} unpacks to {found}; the image's config says {diff_id}")
+    said = f"the image's config says {diff_id}"
+    return InputError(f"layer blob {blob} unpacks to {found}, but {said}")
 
 
 def _is_large(entries: Sequence[Entry]) -> bool:

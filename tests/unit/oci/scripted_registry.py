@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import itertools
 import json
 import re
 import socket
@@ -61,6 +62,7 @@ class Registry:
     asked: list[Asked] = field(default_factory=list)
     ranges: bool = True
     host: str = ""
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def lines(self, *methods: str) -> list[str]:
         """Return what was asked, without the greeting."""
@@ -156,7 +158,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "mount" in query and query["mount"][0] in self.registry.blobs:
             self.answer(201)
             return
-        name = f"u{len(self.registry.uploads)}"
+        name = f"u{next(self.registry.numbers)}"
         self.registry.uploads[name] = b""
         base = re.sub(r"/blobs/uploads/.*", "/blobs/uploads/", self.path)
         self.answer(202, Location=f"{base}{name}?state=a%2Fb", Range="0-0")
