@@ -23,7 +23,7 @@ from buildgraph.boxfile.target import LayoutContext
 from buildgraph.engine import records
 from buildgraph.engine.smoke.provisions import Provisions, binds_of
 from buildgraph.errors import Location
-from buildgraph.graph.explain import Reason, differences
+from buildgraph.graph.explain import Reason
 from buildgraph.graph.keys import SCHEMA, NodeKey, canonical, make_key
 from buildgraph.label import Label
 from buildgraph.oci.config import config_json
@@ -72,9 +72,10 @@ def verdict_key(
         "platform": str(platform),
         "profile": f"{PROFILE_VERSION}.{RUNTIME}",
         "network": target.network,
-        "services": {s.name: _service(s, ids, provisions) for s in target.services},
-        "checks": [_plain(check, ids) for check in target.checks],
-        "mounted": files,
+        "service": {s.name: _service(s, ids, provisions) for s in target.services},
+        "check": {check.name: _plain(check, ids) for check in target.checks},
+        "order": [check.name for check in target.checks],
+        "file": files,
     }
     # As it will be read back, so that two of them can be compared.
     return make_key(json.loads(canonical(preimage)))
@@ -90,7 +91,7 @@ def _service(
         for name, value in service.environment
         if value is None
     }
-    out["environment"] = [[n, v] for n, v in service.environment if v is not None]
+    out["environment"] = {n: v for n, v in service.environment if v is not None}
     out["outside"] = outside
     return out
 
@@ -151,7 +152,30 @@ def reasons(store: Store, label: str, key: NodeKey) -> tuple[Reason, ...]:
     raw = store.get_record("smoke", slot.key)
     if raw is None:
         return (Reason("the verdict on it before is no longer in the store"),)
-    return differences(json.loads(raw)["preimage"], key.preimage)
+    old, new = _flat(json.loads(raw)["preimage"]), _flat(key.preimage)
+    return tuple(
+        Reason(name, _short(old.get(name)), _short(new.get(name)))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one: {"service web image": …}."""
+    out: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            out |= _flat(inner, f"{prefix}{name} ")
+        elif name != "is" and inner not in (None, [], ""):
+            out[f"{prefix}{name}"] = inner
+    return out
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value[:19] if isinstance(value, str) and value.startswith("sha256:") else str(value)
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 @dataclass(frozen=True, slots=True)
