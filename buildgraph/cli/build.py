@@ -24,6 +24,7 @@ from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
 from buildgraph.engine.handover import Handover
+from buildgraph.engine.history import Chronicle
 from buildgraph.errors import BuildgraphError
 from buildgraph.oci.handover.outside import outside
 
@@ -90,7 +91,9 @@ def run_build(
                     session.images.pusher,
                     Handover(session.layers, session.environ, programs, session.cancel),
                 )
-                result = graph.build(deliverer.deliveries(prepared), screen)
+                chronicle = Chronicle(screen)
+                result = graph.build(deliverer.deliveries(prepared), chronicle)
+                chronicle.write(session.store, prepared, result.outcomes, result.images)
                 if not session.store.read_only:
                     session.store.sync()
                 if result.built and not result.errors and (line := last_line(prepared.inputs)):

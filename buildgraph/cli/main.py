@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "Say what would be built, and why, without building."),
     "explain": ("explain", "Say why a target's layers were or would be rebuilt."),
     "list": ("list", "List targets."),
+    "diff": ("diff", "Say in what two images differ."),
+    "history": ("history", "Say when a target was built and why, or what its image is made of."),
     "lint": ("lint", "Check Dockerfiles and Boxfiles."),
     "lock": ("lock", "Pin the Debian packages of targets in Boxfile.lock."),
     "login": ("login", "Keep a name and a password for a registry."),

@@ -144,6 +144,19 @@ class RootView:
             raise InputError(f"/{real} of the image has more than {cap} bytes")
         return data
 
+    def layers_at(self, directory: str) -> tuple[Digest, ...]:
+        """Return the layers whose directories of this path are merged, topmost first.
+
+        Two roots with the same answer have the same tree there, however they came by it. Raises
+        FileNotFoundError or NotADirectoryError.
+        """
+        return tuple(self._layers[index].diff_id for index in self._directory(directory))
+
+    def layer_of(self, path: str) -> Digest | None:
+        """Return the layer that what is visible at `path` comes from, None where nothing is."""
+        found = self._find(path)
+        return None if found is None or not path else self._layers[found[0]].diff_id
+
     def unpack(self) -> None:
         """Make every layer a directory, so that stats have inodes and links can be told."""
         for index, layer in enumerate(self._layers):

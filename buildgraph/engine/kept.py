@@ -1,0 +1,86 @@
+"""Knows which images of targets the store keeps and reads them back; must not know how an image
+is made or who wants it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from buildgraph import limits
+from buildgraph.errors import InputError, StoreCorrupt
+from buildgraph.oci.config import parse_config, parse_manifest
+from buildgraph.oci.layers import LayerStore
+from buildgraph.oci.platforms import serves
+from buildgraph.oci.types import MEDIA_MANIFEST, Chain, Image, Platform
+from buildgraph_cache.digest import Digest, parse_digest
+from buildgraph_cache.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class KeptImage:
+    """The image that was last built for a target; `manifests` by platform."""
+
+    digest: str
+    manifests: Mapping[str, str]
+    tags: tuple[str, ...] = ()
+
+    def for_platform(self, platform: Platform) -> str | None:
+        """Return the manifest that serves a platform best; the only one serves every platform."""
+        if len(self.manifests) == 1:
+            return next(iter(self.manifests.values()))
+        ranked = [
+            (distance, digest)
+            for name, digest in self.manifests.items()
+            if (distance := serves(_platform(name), platform)) is not None
+        ]
+        return min(ranked)[1] if ranked else None
+
+
+def _platform(text: str) -> Platform:
+    system, _, rest = text.partition("/")
+    machine, _, variant = rest.partition("/")
+    return Platform(system, machine, variant)
+
+
+def kept_image(store: Store, label: str) -> KeptImage | None:
+    """Return what was last built for a target, None where nothing is kept."""
+    raw = store.get_record("image", label)
+    if raw is None:
+        return None
+    value = json.loads(raw)
+    return KeptImage(value["digest"], value["manifests"], tuple(value["tags"]))
+
+
+def read_kept(layers: LayerStore, manifest: str, what: str) -> Image:
+    """Return an image by the digest of its manifest, from what the store has.
+
+    Raises InputError, with `what` in its words, where a part of it is gone.
+    """
+    store = layers.store
+    parsed = parse_manifest(_document(store, manifest, what), MEDIA_MANIFEST, what)
+    config, diff_ids = parse_config(_document(store, parsed.config.digest, what), what)
+    found = []
+    for diff_id, blob in zip(diff_ids, parsed.layers, strict=True):
+        layer = layers.knows_blob(diff_id, blob.digest, blob.size)
+        if layer is None:
+            raise _gone(what)
+        found.append(layer)
+    return Image(config, Chain.of(tuple(found)))
+
+
+def _document(store: Store, digest: str, what: str) -> bytes:
+    name: Digest = parse_digest(digest)
+    try:
+        with open(store.open_verified(name), "rb") as file:
+            data = file.read(limits.MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        raise _gone(what) from None
+    if len(data) > limits.MANIFEST_BYTES:
+        raise StoreCorrupt(f"the document {digest} is larger than any we write")
+    return data
+
+
+def _gone(what: str) -> InputError:
+    return InputError(f"{what} is no longer whole in the store", hint="build it again")
