@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from buildgraph.dockerfile import pattern
-from buildgraph.dockerfile.wording import quote
+from buildgraph.dockerfile.wording import cut, quote
 from buildgraph.errors import InputError, Location
 from buildgraph.limits import (
     DOCKERFILE_BYTES,
@@ -307,7 +307,7 @@ class _Expander:
         if operator and operator in "#%" and not colon:
             return self._stripped(name, operator)
         raise self._error(
-            f"unsupported modifier ({':' if colon else ''}{operator}) in ${{{name}...}}"
+            f"unsupported modifier ({':' if colon else ''}{operator}) in ${{{cut(name)}...}}"
         )
 
     def _conditional(self, name: str, operator: str, colon: bool) -> str:
@@ -320,7 +320,7 @@ class _Expander:
             return "" if missing else word
         if missing or value is None:
             default = "is not allowed to be " + ("unset" if value is None else "empty")
-            raise InputError(f"{name}: {word or default}", self.where)
+            raise InputError(f"{cut(name)}: {cut(word or default, 500)}", self.where)
         return value
 
     def _stripped(self, name: str, operator: str) -> str:

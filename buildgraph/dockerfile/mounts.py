@@ -169,8 +169,6 @@ def _checked(kind: str, options: dict[str, str], where: Location) -> Mount:
 
 
 def _check_required(kind: str, options: dict[str, str], where: Location) -> None:
-    if kind in ("bind", "cache", "tmpfs") and not options.get("target"):
-        raise InputError(f"a {kind} mount needs a target", where, "add target=/path")
     if kind != "secret":
         return
     if "id" in options and "source" in options:

@@ -7,6 +7,9 @@ _SHOWN = 60  # characters: a message stays one line on a terminal
 
 def quote(text: str) -> str:
     """Quote text for a message: escaped, and cut where it is long."""
-    if len(text) > _SHOWN:
-        text = text[:_SHOWN] + "…"
-    return repr(text)
+    return repr(cut(text))
+
+
+def cut(text: str, shown: int = _SHOWN) -> str:
+    """Return the beginning of a text that may be long."""
+    return text if len(text) <= shown else text[:shown] + "…"

@@ -307,6 +307,7 @@ def _flag(given: dict[str, str], key: str, *, default: bool) -> bool:
 def _subdir(text: str) -> str:
     """Return a subdirectory as a normal relative path. Raises InputError where it leads out."""
     parts = [part for part in text.split("/") if part not in ("", ".")]
-    if ".." in parts or "\0" in text or ".git" in (p.lower() for p in parts):
+    control = any(ord(c) < 0x20 or ord(c) == 0x7F for c in text)
+    if ".." in parts or control or ".git" in (p.lower() for p in parts):
         raise InputError(f"{text[:80]!r} cannot be a subdirectory of a repository")
     return "/".join(parts)

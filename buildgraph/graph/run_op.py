@@ -74,10 +74,14 @@ def mount_options(mount: MountIR, args: Mapping[str, str]) -> dict[str, str]:
 
 
 def place(target: str, cwd: str, where: Location) -> str:
-    """Return where a mount goes: absolute, its dots resolved. Raises InputError for the root."""
+    """Return where a mount goes: absolute, its dots resolved; no target is the WORKDIR.
+
+    Raises InputError for the root.
+    """
     path = posixpath.normpath(posixpath.join("/", cwd, target)).replace("//", "/")
     if path == "/":
-        raise InputError("a mount cannot cover the root directory", where)
+        hint = None if target else "add target=/path, or mount at a WORKDIR other than /"
+        raise InputError("a mount cannot cover the root directory", where, hint)
     return path
 
 

@@ -237,8 +237,8 @@ class Unfolder:
         options = dict(mount.options)
         from_ = options.pop("from", None)
         source = None if from_ is None else self._names.source(from_, index, mount.where)
-        if options.get("target"):
-            options["target"] = place(options["target"], state.cwd, mount.where)
+        if options.get("target") or mount.type not in ("secret", "ssh"):
+            options["target"] = place(options.get("target", ""), state.cwd, mount.where)
         if mount.type == "bind" and source is None:
             source = ContextRef("")
         return MountIR(mount.type, tuple(options.items()), source, mount.where)
