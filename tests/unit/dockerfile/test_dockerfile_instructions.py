@@ -393,7 +393,7 @@ def test_mounts_are_checked_again_once_expanded() -> None:
     expanded = expand_mount(parsed, lambda word: values.get(word, word))
     assert expanded.type == "cache"
     assert dict(expanded.options) == {"target": "/d", "readonly": "true", "from": "x"}
-    for bad in ({"$T": "nope"}, {"$D": "/"}, {"$D": ""}, {"$W": "x"}):
+    for bad in ({"$T": "nope"}, {"$D": "/"}, {"$W": "x"}):
         with pytest.raises(InputError):
             expand_mount(parsed, lambda word, bad=bad: (values | bad).get(word, word))  # type: ignore[misc]
 
