@@ -53,6 +53,7 @@ class Pushed:
     digest: Digest
     sent: int  # bytes of blobs that went over the wire
     state: Literal["pushed", "there already", "left alone"]
+    subject: str = ""  # of a push by digest: what the registry counts it as a referrer of
 
 
 class Pusher:
@@ -115,8 +116,9 @@ class Pusher:
             sent = 0
         if not tags:
             digest = artifact.top.digest
-            self._put_manifest(repository, spoken, artifact.top, digest)
-            out.append(Pushed(f"{name}@{digest}", digest, sent, "pushed"))
+            answer = self._put_manifest(repository, spoken, artifact.top, digest)
+            subject = answer.headers.get("OCI-Subject") or ""
+            out.append(Pushed(f"{name}@{digest}", digest, sent, "pushed", subject.strip()))
         return out
 
     # --- blobs --------------------------------------------------------------------------------

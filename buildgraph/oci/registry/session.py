@@ -23,7 +23,7 @@ from buildgraph.transport.failures import Refused, TransportError, Unreachable
 from buildgraph.transport.messages import Body, Request, Response
 from buildgraph.transport.pool import Settings, Tls
 from buildgraph.transport.proxies import Proxies
-from buildgraph.transport.schedule import Clock, RetryPolicy
+from buildgraph.transport.schedule import Clock, RetryPolicy, SystemClock
 from buildgraph.transport.urls import Origin, Url, follow, parse_url
 
 _PING_BYTES: Final = 64 * 1024
@@ -69,7 +69,8 @@ class Registries:
         self.cancel = cancel or threading.Event()
         self._tls: dict[Origin, Tls] = {}
         settings = Settings(Proxies.of(environ), stall_timeout=stall, tls=self._tls_of)
-        self.client = Client(settings, retry=retry, clock=clock)
+        self.clock = clock or SystemClock()
+        self.client = Client(settings, retry=retry, clock=self.clock)
         self._spoken: dict[tuple[str, str, str], tuple[str, Origin, Tokens] | HostError] = {}
         self._lock = threading.Lock()
 

@@ -61,6 +61,8 @@ class Registry:
     faults: list[Fault] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     ranges: bool = True
+    referrers: bool = True  # whether it keeps account of them (OCI 1.1)
+    page: int = 0  # how many referrers it tells at once; 0 = all
     host: str = ""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -135,6 +137,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(204, Location=self.path, Range=f"0-{max(have - 1, 0)}")
         elif found := re.search(r"/blobs/(sha256:\w+)$", path):
             self.blob(found[1])
+        elif (found := re.search(r"/referrers/(sha256:\w+)$", path)) and registry.referrers:
+            self.referrers(found[1])
         else:
             self.answer(404)
 
@@ -152,6 +156,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(206, data[start:], Content_Range=told)
         else:
             self.answer(200, data)
+
+    def referrers(self, digest: str) -> None:
+        """Tell what refers to a digest: a page, from the entry the query names."""
+        query = parse_qs(urlsplit(self.path).query)
+        entries = []
+        for name, (kind, data) in sorted(self.registry.manifests.items()):
+            value = json.loads(data)
+            wanted = query.get("artifactType", [value.get("artifactType")])
+            if name != sha256(data) or value.get("subject", {}).get("digest") != digest:
+                continue
+            if value.get("artifactType") in wanted:
+                entry = {"mediaType": kind, "digest": name, "size": len(data)}
+                for key in ("artifactType", "annotations"):
+                    entry |= {key: value[key]} if key in value else {}
+                entries.append(entry)
+        start = int(query.get("from", ["0"])[0])
+        end = start + (self.registry.page or len(entries))
+        told = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries[start:end]}
+        more = {"OCI_Filters_Applied": "artifactType"} if "artifactType" in query else {}
+        if end < len(entries):
+            place = urlsplit(self.path).path
+            more["Link"] = f'<{place}?from={end}>; rel="next"'
+        self.answer(200, json.dumps(told).encode(), Content_Type=INDEX, **more)
 
     def on_post(self, url: object, body: bytes) -> None:
         query = parse_qs(urlsplit(self.path).query)
@@ -178,17 +205,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "/manifests/" in parts.path:
             name = parts.path.rpartition("/")[2]
             kind = self.headers.get("Content-Type") or ""
+            value = json.loads(body)
+            subject = value.pop("subject", {}).get("digest")  # need not be there
             missing = [
                 d
-                for d in re.findall(rb'"digest":"(sha256:\w+)"', body)
-                if d.decode() not in self.registry.blobs
-                and d.decode() not in self.registry.manifests
+                for d in re.findall(r'"digest": "(sha256:\w+)"', json.dumps(value))
+                if d not in self.registry.blobs and d not in self.registry.manifests
             ]
             if missing:
                 self.answer(400, b"unknown blob")
                 return
             self.registry.add_manifest(body, name, kind=kind)
-            self.answer(201, Docker_Content_Digest=sha256(body))
+            more = {"OCI_Subject": subject} if subject and self.registry.referrers else {}
+            self.answer(201, Docker_Content_Digest=sha256(body), **more)
             return
         name = parts.path.rpartition("/")[2]
         if name not in self.registry.uploads:
