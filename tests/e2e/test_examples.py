@@ -99,7 +99,8 @@ def test_every_target_has_the_same_digest_for_everybody(
     assert one is not None
     assert other is not None
     everything = targets(examples_in_place, ALL)
-    assert one.digests.keys() == {label for label, rule in everything.items() if rule != "group"}
+    images = {label for label, rule in everything.items() if rule not in ("group", "smoke")}
+    assert one.digests.keys() == images
     assert one.digests == other.digests
     for result in (one, other):
         assert finished(result)["cached"] == 0, "the store was to be empty"
@@ -259,3 +260,36 @@ def test_the_report_reads_what_other_images_brought(checkout: Checkout) -> None:
         for name in ("billing", "stock")
     }
     assert said == "".join(f"{name}: {count} lines\n" for name, count in lines.items())
+
+
+# -- how they run ------------------------------------------------------------------------
+
+SMOKE = "//examples/smoke:smoke"
+
+
+@BOTH
+def test_the_web_service_and_its_database_pass_as_containers(checkout: Checkout) -> None:
+    said = checkout.run("test", SMOKE).stdout
+    assert re.search(rf"{SMOKE} passed in [0-9.]+s \(10 checks\)", said), said
+    assert checkout.run("test", "//examples/...").stdout == f"{SMOKE} passed (cached)\n"
+
+
+def test_a_web_service_broken_on_purpose_fails_with_a_report(copied: Checkout) -> None:
+    copied.edit("examples/smoke/app.py", '"INCR"', '"INCRR"')
+    said = copied.run("test", SMOKE, "--progress", "quiet", expect=1).stdout
+    assert re.match(rf"{SMOKE} failed after [0-9.]+ s\n", said)
+    report = (
+        r"  check the first visitor is counted failed \([0-9.]+ s\)\n"
+        r"    --> examples/smoke/Boxfile\.yaml:\d+:\d+\n"
+        r"    json \$\.visits is .*ERR unknown command.*, not '1'\n"
+        r"    asked: POST http://web:8080/visits\n"
+        r"    answer:\n"
+        r"      201 Created\n"
+    )
+    assert re.search(report, said), said
+    assert re.search(r"  service db \(//examples/smoke:db\): running\n", said)
+    assert re.search(
+        r"  service web .*\n    the last \d+ lines of its log:\n      counting in", said
+    )
+    assert f"buildgraph logs {SMOKE}" in said
+    assert "POST /visits" in copied.run("logs", SMOKE, "web").stdout
