@@ -71,7 +71,9 @@ class References:
         errors: list[InputError] = []
         for index, stage in enumerate(self._file.stages):
             try:
-                out.append(self._base(index, stage.from_))
+                ref, platform = self._base(index, stage.from_)
+                # A stage has the platform of the one it stands on, whatever its own FROM says.
+                out.append((ref, out[ref.index][1] if isinstance(ref, StageRef) else platform))
             except InputError as error:
                 errors.append(error)
                 out.append((ScratchRef(), self._build.target))

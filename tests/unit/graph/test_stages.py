@@ -121,6 +121,19 @@ def test_platform_arguments_are_global_until_declared() -> None:
     assert unfolded.stages[0].platform == ARM
 
 
+def test_a_stage_has_the_platform_of_the_stage_it_stands_on() -> None:
+    text = (
+        "FROM --platform=$BUILDPLATFORM x AS tools\nFROM tools AS base\nRUN one\n"
+        "FROM --platform=$TARGETPLATFORM base AS build\nARG TARGETARCH\nRUN two\n"
+        "FROM scratch\nCOPY --from=build / /\n"
+    )
+    unfolded = unfold(text, build=ARM)
+    assert [stage.platform for stage in unfolded.stages] == [ARM, ARM, ARM, AMD]
+    assert unfolded.stages[2].config.platform == ARM
+    assert dict(runs(unfolded)[-1].env)["TARGETARCH"] == "amd64"
+
+
+
 def test_entrypoint_clears_an_inherited_cmd_only() -> None:
     assert final('FROM x\nENTRYPOINT ["a"]').cmd is None
     assert final('FROM x\nCMD ["c"]\nENTRYPOINT ["a"]').cmd == ("c",)
