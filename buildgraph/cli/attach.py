@@ -11,7 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from buildgraph.cli.terminal import Runs, fed_pipe, flush, follow, raw_terminal, writer_to
+from buildgraph.cli.terminal import (
+    Runs,
+    caught_signals,
+    fed_pipe,
+    flush,
+    follow,
+    raw_terminal,
+    writer_to,
+)
 from buildgraph.sandbox.host import ExitStatus, Output
 from buildgraph.sandbox.spec import Limits
 
@@ -54,12 +62,13 @@ def attached(
             stdin = terminal
         elif interactive:
             stdin = stack.enter_context(fed_pipe(sys.stdin.fileno()))
+        came = stack.enter_context(caught_signals(window=terminal is not None))
         ends = Ends(writer_to(1), None if tty else writer_to(2), stdin, terminal)
         container = start(ends)
         stack.callback(container.close)
         if tty and interactive and terminal is not None:
             stack.enter_context(raw_terminal(terminal))
-        status = follow(container, terminal=terminal, grace=grace)
+        status = follow(container, came, terminal=terminal, grace=grace)
         if finish is not None:
             finish(container, status)
     return status

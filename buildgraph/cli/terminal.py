@@ -84,28 +84,33 @@ def fed_pipe(source: int) -> Iterator[int]:
             os.close(reader)
 
 
-def follow(container: Runs, *, terminal: int | None, grace: float) -> ExitStatus:
-    """Wait for a container's end; signals that come meanwhile are the container's.
+@contextlib.contextmanager
+def caught_signals(*, window: bool) -> Iterator[list[int]]:
+    """Yield a list that gets the signals that come meanwhile, for `follow`.
 
-    A signal that would end any other process ends a process 1 that has no handler for it too: the
-    kernel would drop it without a word. After a second one, or `grace` seconds after the first,
-    everything is killed. `terminal` is the fd whose window size is passed on.
+    With `window` changes of a terminal's size are among them.
     """
     came: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    handled = [*_PROXIED, *([signal.SIGWINCH] if terminal is not None else [])]
+    handled = [*_PROXIED, *([signal.SIGWINCH] if window else [])]
     before = {number: signal.signal(number, note) for number in handled}
     try:
-        return _follow(container, came, terminal, grace)
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _follow(container: Runs, came: list[int], terminal: int | None, grace: float) -> ExitStatus:
+def follow(container: Runs, came: list[int], *, terminal: int | None, grace: float) -> ExitStatus:
+    """Wait for a container's end; signals that come meanwhile are the container's.
+
+    A signal that would end any other process ends a process 1 that has no handler for it too: the
+    kernel would drop it without a word. After a second one, or `grace` seconds after the first,
+    everything is killed. `terminal` is the fd whose window size is passed on.
+    """
     ending = 0
     kill_at: float | None = None
     while True:

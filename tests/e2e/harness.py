@@ -203,11 +203,11 @@ class Workspace:
         adopt_orphans()
         environment = clean_environment(who) | {"BUILDGRAPH_STORE": str(self.store(user))}
         more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+        more = {"stdin": subprocess.DEVNULL} | more
         return who.popen(
             [who.python, "-m", "buildgraph", *args],
             env=environment | dict(env or {}),
             cwd=self.path(cwd),
-            stdin=subprocess.DEVNULL,
             start_new_session=True,
             **more,
         )
@@ -220,12 +220,14 @@ class Workspace:
         user: User | None = None,
         cwd: str = "",
         timeout: float = 300,
+        stdin: str | None = None,
     ) -> Result:
         """Run the program and return what it said; its exit code must be `expect` (None: any)."""
         begun = time.monotonic()
-        process = self.start(*args, env=env, user=user, cwd=cwd)
+        more = {} if stdin is None else {"stdin": subprocess.PIPE}
+        process = self.start(*args, env=env, user=user, cwd=cwd, **more)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(stdin, timeout=timeout)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()

@@ -5,6 +5,7 @@ A scenario asserts; its traceback is the answer where it does not hold.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pty
@@ -370,6 +371,7 @@ def say(message: dict[str, Any]) -> None:
 def main() -> None:
     store, image, names = sys.argv[1], sys.argv[2], sys.argv[3:]
     enter()
+    faulthandler.dump_traceback_later(60, exit=True)  # a hang must not be everybody's
     with SandboxHost(store) as host:
         bench = Bench(store, image, host)
         if names == ["hold"]:
