@@ -287,7 +287,7 @@ def test_a_web_service_broken_on_purpose_fails_with_a_report(copied: Checkout) -
         r"      201 Created\n"
     )
     assert re.search(report, said), said
-    assert re.search(r"  service db \(//examples/smoke:db\): running\n", said)
+    assert re.search(r"  service db \(//examples/smoke/db:image\): running\n", said)
     assert re.search(
         r"  service web .*\n    the last \d+ lines of its log:\n      counting in", said
     )
