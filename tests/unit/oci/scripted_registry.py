@@ -4,6 +4,7 @@ faults put in its way one request at a time; must not know what a client makes o
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -62,6 +63,11 @@ class Registry:
     asked: list[Asked] = field(default_factory=list)
     ranges: bool = True
     referrers: bool = True  # whether it keeps account of them (OCI 1.1)
+    auth: str = ""  # "basic" or "token": what it asks for
+    login: str = "keeper:s3cret"  # whom it lets in
+    tokens: dict[str, int] = field(default_factory=dict)  # how many requests each is good for yet
+    token_uses: int = 999
+    token_seconds: int = 300  # what it says
     page: int = 0  # how many referrers it tells at once; 0 = all
     host: str = ""
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -114,9 +120,45 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 fault.act(self)
                 return
         body = self.rfile.read(length)
+        if urlsplit(self.path).path == "/token":
+            self.token()
+            return
+        if not self.allowed():
+            self.answer(401, WWW_Authenticate=self.challenge())
+            return
         getattr(self, f"on_{self.command.lower()}")(urlsplit(self.path), body)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = handle_any  # noqa: N815
+
+    def challenge(self) -> str:
+        """Return what it asks for."""
+        if self.registry.auth == "basic":
+            return 'Basic realm="test"'
+        return f'Bearer realm="http://{self.registry.host}/token",service="test"'
+
+    def allowed(self) -> bool:
+        """Say whether a request says who it is; a token gets used up."""
+        registry = self.registry
+        kind, _, said = (self.headers.get("Authorization") or "").partition(" ")
+        if not registry.auth:
+            return True
+        if registry.auth == "basic":
+            return (kind, said) == ("Basic", base64.b64encode(registry.login.encode()).decode())
+        left = registry.tokens.get(said, 0)
+        registry.tokens[said] = left - 1
+        return kind == "Bearer" and left > 0
+
+    def token(self) -> None:
+        """Give a token to whoever has the password."""
+        registry = self.registry
+        login = "Basic " + base64.b64encode(registry.login.encode()).decode()
+        if self.headers.get("Authorization") != login:
+            self.answer(401)
+            return
+        value = f"token{len(registry.tokens)}"
+        registry.tokens[value] = registry.token_uses
+        told = {"token": value, "expires_in": registry.token_seconds}
+        self.answer(200, json.dumps(told).encode())
 
     def on_get(self, url: object, body: bytes) -> None:
         registry = self.registry

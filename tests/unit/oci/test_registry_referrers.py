@@ -18,8 +18,8 @@ from buildgraph.oci.registry.referrers import Attachment, Referrer, Referrers, f
 from buildgraph.oci.types import Descriptor
 from buildgraph_cache.digest import Digest
 from buildgraph_cache.store import Store
+from unit.oci.registry_client import Here
 from unit.oci.scripted_registry import INDEX, MANIFEST, Registry, serving, sha256, status
-from unit.oci.test_registry_faults import Here
 
 SUBJECT = Descriptor(MANIFEST, Digest("sha256:" + "a" * 64), 7)
 SBOM, SIGNATURE = "application/spdx+json", "application/vnd.example.signature"
