@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "Say what would be built, and why, without building."),
     "explain": ("explain", "Say why a target's layers were or would be rebuilt."),
     "list": ("list", "List targets."),
+    "query": ("query", "Ask what needs what, in Bazel's words."),
     "diff": ("diff", "Say in what two images differ."),
     "history": ("history", "Say when a target was built and why, or what its image is made of."),
     "lint": ("lint", "Check Dockerfiles and Boxfiles."),
