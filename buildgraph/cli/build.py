@@ -76,7 +76,9 @@ def run_build(
         screen(ev.Notice(0.0, note))
     try:
         with (
-            outside(any(o.type == "load" for o in delivery.outputs)) as programs,
+            outside(
+                any(o.type == "load" and o.engine != "docker" for o in delivery.outputs)
+            ) as programs,
             Session(settings, os.environ, os.getcwd()) as session,
         ):
             workspace, chosen = choose(session, targets, file)
