@@ -179,6 +179,9 @@ class Lowering:
             stages[stage.index] = self._lower_stage(target, stage, stages, touched)
         final = stages[unfolded.target]
         config = final.config
+        if config.platform == target.build.build:
+            # What a stage on $BUILDPLATFORM makes is made for the platform that was asked for.
+            config = replace(config, platform=target.build.target)
         if target.labels:
             config = replace(
                 config, labels=tuple({**dict(config.labels), **dict(target.labels)}.items())
@@ -285,20 +288,22 @@ class Lowering:
         ref: SourceRef,
         stages: Mapping[int, _Stage],
         inputs: list[int | None],
-        stage: StageIR,
         where: Location,
     ) -> ContextSource | StageSource:
         node: int | None = None
         if isinstance(ref, StageRef):
             node = stages[ref.index].node
         elif not isinstance(ref, ScratchRef):
-            bound = self._bound(target, ref, stage.platform, where)
+            # As in BuildKit, whatever platform this stage is on: `--from=image` in a stage on
+            # $BUILDPLATFORM brings what the target needs. A stage can say otherwise.
+            platform = target.build.target
+            bound = self._bound(target, ref, platform, where)
             if isinstance(bound, ContextSpec):
                 return ContextSource(self._context(bound), bound.owners)
             if isinstance(bound, TargetPlan):
                 node = bound.node
             else:
-                node = self._image_node(target, bound, stage.platform, where)
+                node = self._image_node(target, bound, platform, where)
         inputs.append(node)
         return StageSource(len(inputs) - 1)
 
@@ -344,14 +349,14 @@ class Lowering:
         op: Op
         match action:
             case RunIR():
-                op = self._exec(target, stage, action, stages, inputs, step.where)
+                op = self._exec(target, action, stages, inputs, step.where)
             case CopyIR():
                 source: ContextSource | StageSource
                 fetched = isinstance(action.source, ServerRef | RepositoryRef)
                 if isinstance(action.source, ServerRef | RepositoryRef):
                     source = self._fetched(target, action.source, inputs, about)
                 else:
-                    source = self._source(target, action.source, stages, inputs, stage, step.where)
+                    source = self._source(target, action.source, stages, inputs, step.where)
                 op = CopyOp(
                     source,
                     action.paths,
@@ -375,7 +380,6 @@ class Lowering:
     def _exec(
         self,
         target: TargetInput,
-        stage: StageIR,
         run: RunIR,
         stages: Mapping[int, _Stage],
         inputs: list[int | None],
@@ -388,7 +392,7 @@ class Lowering:
             index: int | None = None
             context: int | None = None
             if mount.source is not None:
-                source = self._source(target, mount.source, stages, inputs, stage, mount.where)
+                source = self._source(target, mount.source, stages, inputs, mount.where)
                 if isinstance(source, StageSource):
                     index = source.input
                 else:

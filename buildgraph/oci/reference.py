@@ -71,13 +71,13 @@ def parse_reference(text: str) -> Reference:
     """
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.match(digest):
-        raise _bad(text, f"{digest!r} is not a digest", "sha256: and 64 hexadecimal digits")
+        raise _bad(text, f"{_shown(digest)} is not a digest", "sha256: and 64 hexadecimal digits")
     head, colon, tag = rest.rpartition(":")
     if colon and "/" not in tag:
         if not _TAG.match(tag):
             raise _bad(
                 text,
-                f"{tag!r} is not a tag",
+                f"{_shown(tag)} is not a tag",
                 "letters, digits, '_', '.', '-', at most 128, not beginning with '.' or '-'",
             )
         rest = head
@@ -104,15 +104,15 @@ def _split_domain(rest: str) -> tuple[str, str]:
 
 def _check(text: str, domain: str, path: str) -> None:
     if not _DOMAIN.match(domain):
-        raise _bad(text, f"{domain!r} is not a host name", None)
+        raise _bad(text, f"{_shown(domain)} is not a host name", None)
     if not _PATH.match(path):
         if path.lower() != path and _PATH.match(path.lower()):
             raise _bad(
-                text, "the repository must be in lower case", f"did you mean {text.lower()!r}?"
+                text, "the repository must be in lower case", f"did you mean {_shown(text.lower())}?"
             )
         raise _bad(
             text,
-            f"{path.removeprefix(_OFFICIAL)!r} is not a repository",
+            f"{_shown(path.removeprefix(_OFFICIAL))} is not a repository",
             "lower-case letters and digits, separated by '/', '.', '_', '__' or '-'",
         )
     if len(domain) + 1 + len(path) > _NAME_BYTES:
@@ -122,4 +122,8 @@ def _check(text: str, domain: str, path: str) -> None:
 
 
 def _bad(text: str, why: str, hint: str | None) -> InputError:
-    return InputError(f"invalid image reference {text!r}: {why}", hint=hint)
+    return InputError(f"invalid image reference {_shown(text)}: {why}", hint=hint)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _NAME_BYTES else text[:_NAME_BYTES] + "…")
