@@ -131,7 +131,8 @@ class DockerApi:
         Raises HostError, DaemonSaid; Interrupted once we are to stop.
         """
         headers = {"Content-Type": kind, "Transfer-Encoding": "chunked"}
-        connection = self._connection = _Connection(self.path)
+        self.close()
+        connection = self._connection
         try:
             try:
                 connection.request(
