@@ -23,6 +23,10 @@ BOXFILE_BYTES: Final = 1 * MIB
 YAML_DEPTH: Final = 64
 YAML_ALIASES: Final = 100
 YAML_VALUES: Final = 100_000  # counted with every alias expanded
+TEMPLATE_STEPS: Final = 100_000  # of one evaluation; a step is a node, or 64 characters made
+TEMPLATE_OUTPUT: Final = 1 * MIB  # characters of one text
+TEMPLATE_RANGE: Final = 1_000
+MATRIX_TARGETS: Final = 1_000  # of one `matrix`
 
 # Context
 IGNORE_PATTERNS: Final = 10_000
