@@ -1,45 +1,41 @@
 """Knows the shape of a Boxfile: text -> `Package` of `Target`s; must not know the disk.
 
-A file has `workspace:` (the root's only), `targets:` and `x-*`. Without `targets:` every other
-key of it belongs to one target called `image`. A Dockerfile that no target of its directory
-names is that target by itself.
+A file has `workspace:` (the root's only), `package:`, `targets:` and `x-*`. Without `targets:`
+every other key of it belongs to one target called `image`. A Dockerfile that no target of its
+directory names is that target by itself. What a target says is written over what it extends, and
+that over the package's defaults; then templates are evaluated, once for each variant of a matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from buildgraph.boxfile import schema, values, yaml
+from buildgraph.boxfile.extends import Inheritance, Named, merge
+from buildgraph.boxfile.header import Header, RegistryEntry, names_of, read_header
+from buildgraph.boxfile.matrix import Variant, suffix, variants
+from buildgraph.boxfile.rendering import Names, Surroundings
 from buildgraph.boxfile.target import Target, Value, text_of
+from buildgraph.boxfile.visibility import PRIVATE, PUBLIC, Visibility
 from buildgraph.errors import InputError, Location, raise_all
-from buildgraph.label import DEFAULT_NAME, Label, name_problem
+from buildgraph.label import (
+    DEFAULT_NAME,
+    AllBelow,
+    Label,
+    OneTarget,
+    TargetPattern,
+    name_problem,
+)
+
+__all__ = ["BOXFILE", "DOCKERFILES", "Header", "Package", "RegistryEntry", "in_package", "load"]
 
 BOXFILE: Final = "Boxfile.yaml"
 DOCKERFILES: Final = ("Dockerfile", "Containerfile", "dockerfile")  # the first that is there
-_FILE_KEYS: Final = ("workspace", "targets")
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryEntry:
-    """How one registry is spoken to; `ca` is a path from the workspace's root."""
-
-    mirrors: tuple[str, ...] = ()
-    insecure: bool = False
-    ca: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the root file says of the workspace."""
-
-    where: Location
-    name: str | None = None
-    vars: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    registry: str | None = None
-    registries: Mapping[str, RegistryEntry] = field(default_factory=lambda: MappingProxyType({}))
+_FILE_KEYS: Final = ("workspace", "package", "targets")
+_STRUCTURE: Final = frozenset(attribute.name for attribute in schema.STRUCTURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +58,48 @@ def load(
     package: str,
     rules: Mapping[str, schema.RuleSpec],
     dockerfile: str | None = None,
+    *,
+    around: Surroundings | None = None,
+    header: Header | None = None,
 ) -> Package:
     """Return the package that the Boxfile `text` describes; None: the directory has no Boxfile.
 
     `dockerfile` is the name of the Dockerfile that lies in the directory, if one does. `rules`
-    are all that may be used, the built-in ones among them. Raises InputError with everything that
-    is wrong, in the order of the file.
+    are all that may be used, the built-in ones among them. `around` and `header` (the root's,
+    where this is another file) are what templates know; without `around` braces are text. Raises
+    InputError with everything that is wrong, in the order of the file.
     """
-    loader = _Loader(values.Scope(package), rules, dockerfile)
-    header = None if text is None else loader.file(text)
-    raise_all(sorted(loader.scope.errors, key=_position))
+    loader = _Loader(values.Scope(package), rules, dockerfile, around, header)
+    found = None if text is None else loader.file(text)
     loader.implicit()
+    raise_all(_in_order(loader.scope.errors))
     return Package(
         package,
         MappingProxyType(loader.targets),
         None if text is None else in_package(package, BOXFILE),
-        header,
+        found,
     )
+
+
+def _in_order(errors: list[InputError]) -> list[InputError]:
+    """Return the errors by place; what several targets share is told once."""
+    once = {(error.message, error.where): error for error in errors}
+    return sorted(once.values(), key=_position)
 
 
 def _position(error: InputError) -> tuple[str, int, int]:
     where = error.where
     return (where.path, where.line, where.column) if where else ("", 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A target as it is written; `others` are keys beside its own that are not wrong."""
+
+    name: str
+    where: Location
+    entries: Sequence[yaml.Entry]
+    others: tuple[str, ...] = ()
 
 
 class _Loader:
@@ -94,11 +110,20 @@ class _Loader:
         scope: values.Scope,
         rules: Mapping[str, schema.RuleSpec],
         dockerfile: str | None,
+        around: Surroundings | None,
+        header: Header | None,
     ):
         self.scope = scope
         self.targets: dict[str, Target] = {}
         self._rules = rules
         self._dockerfile = dockerfile
+        self._around = around
+        self._header = header or Header(Location(BOXFILE))
+        self._names: Names | None = None
+        self._defaults: dict[str, Sequence[yaml.Entry]] = {}
+        self._visibility: Visibility | None = None
+
+    # -- the file ------------------------------------------------------------------------
 
     def file(self, text: str) -> Header | None:
         """Read a whole Boxfile."""
@@ -112,19 +137,25 @@ class _Loader:
             )
             return None
         workspace = root.get("workspace")
+        header = None if workspace is None else self._workspace(workspace)
+        self._header = header or self._header
+        if self._around is not None:
+            names = names_of(self._header, self._around)
+            self._names = names.more(package=self.scope.package)
+        self._package(root.get("package"))
         targets = root.get("targets")
         rest = [entry for entry in root.entries if not _belongs_to_file(entry.key.text)]
         rest = [entry for entry in rest if not self._later(entry.key)]
         if targets is not None:
             self._refuse_beside_targets(rest)
-            self._all_targets(targets.value)
+            self._make(list(self._all_targets(targets.value)))
         elif rest:
-            self._short_form(rest)
-        return None if workspace is None else self._header(workspace)
+            self._make(list(self._short_form(rest)))
+        return header
 
     def implicit(self) -> None:
         """Add the target that a Dockerfile is by itself, unless some target is it already."""
-        if self._dockerfile is None or DEFAULT_NAME in self.targets:
+        if self._dockerfile is None or DEFAULT_NAME in self.targets or self.scope.errors:
             return
         path = in_package(self.scope.package, self._dockerfile)
         if any(
@@ -132,8 +163,7 @@ class _Loader:
             for target in self.targets.values()
         ):
             return
-        where = Location(path)
-        self._add(DEFAULT_NAME, "image", where, [])
+        self._make([_Draft(DEFAULT_NAME, Location(path), ())])
 
     def _later(self, key: yaml.Scalar) -> bool:
         if key.text not in schema.LATER_FILE:
@@ -141,36 +171,65 @@ class _Loader:
         self.scope.error(f"{key.text!r} comes in a later version", key.where)
         return True
 
-    def _header(self, entry: yaml.Entry) -> Header:
+    def _workspace(self, entry: yaml.Entry) -> Header:
         if self.scope.package:
             self.scope.error("'workspace' belongs to the root's Boxfile", entry.key.where)
-        if isinstance(entry.value, yaml.Scalar) and entry.value.empty:
-            return Header(entry.key.where)
-        keys = values.Keys(
-            schema.WORKSPACE.fields, "workspace", schema.LATER_WORKSPACE, extensions=True
-        )
+        return read_header(entry, self.scope, self._around)
+
+    def _package(self, entry: yaml.Entry | None) -> None:
+        """Read `package:`: what holds for all targets of the file."""
+        if entry is None or (isinstance(entry.value, yaml.Scalar) and entry.value.empty):
+            return
         if not isinstance(entry.value, yaml.Mapping):
             words = values.found(entry.value)
-            self.scope.error(
-                f"workspace: expected a mapping, found {words}",
-                entry.value.where,
-                "write workspace: {name: shop}",
-            )
-            return Header(entry.key.where)
-        fields = values.parse_fields(entry.value.entries, keys, entry.key.where, self.scope)
-        variables = fields["vars"].data
-        pairs = variables if isinstance(variables, Mapping) else {}
-        return Header(
-            entry.key.where,
-            _optional_text(fields["name"]),
-            MappingProxyType({name: text_of(value) for name, value in pairs.items()}),
-            _optional_text(fields["registry"]),
-            MappingProxyType(_registries(fields["registries"])),
+            self.scope.error(f"package: expected a mapping, found {words}", entry.value.where)
+            return
+        keys = values.Keys(schema.PACKAGE, "package", others=(schema.DEFAULTS,))
+        fields = values.parse_fields(
+            entry.value.entries, keys, entry.key.where, replace(self.scope, names=self._names)
         )
+        self._visibility = _visibility(fields["visibility"])
+        defaults = entry.value.get(schema.DEFAULTS)
+        if defaults is None:
+            return
+        if not isinstance(defaults.value, yaml.Mapping):
+            words = values.found(defaults.value)
+            self.scope.error(
+                f"defaults: expected a mapping of rules to attributes, found {words}",
+                defaults.value.where,
+                "write defaults: {image: {network: none}}",
+            )
+            return
+        for one in defaults.value.entries:
+            self._default(one)
+
+    def _default(self, entry: yaml.Entry) -> None:
+        name = entry.key.text
+        if name not in self._rules:
+            own = {a.name for a in schema.IMAGE.attributes}
+            hint = f"write defaults: {{image: {{{name}: …}}}}" if name in own else None
+            self._refuse_rule(name, entry.key.where, hint)
+        elif not isinstance(entry.value, yaml.Mapping):
+            words = values.found(entry.value)
+            self.scope.error(f"defaults.{name}: expected a mapping, found {words}", entry.key.where)
+        else:
+            known = {attribute.name for attribute in self._rules[name].attributes}
+            for one in entry.value.entries:
+                if one.key.text not in known:
+                    hint = self.scope.near(one.key.text, known)
+                    message = f"defaults.{name} has no key {values.found(one.key)}"
+                    self.scope.error(message, one.key.where, hint)
+            self._defaults[name] = entry.value.entries
+
+    # -- which targets there are ---------------------------------------------------------
+
+    def _attribute_names(self) -> set[str]:
+        names = {a.name for rule in self._rules.values() for a in rule.attributes}
+        names.update(attribute.name for attribute in schema.COMMON)
+        return names
 
     def _refuse_beside_targets(self, rest: list[yaml.Entry]) -> None:
-        known = {a.name for rule in self._rules.values() for a in rule.attributes}
-        known.update(attribute.name for attribute in schema.COMMON)
+        known = self._attribute_names() if rest else ()
         for entry in rest:
             name = entry.key.text
             if name in known:
@@ -181,7 +240,7 @@ class _Loader:
                 hint = self.scope.near(name, _FILE_KEYS)
             self.scope.error(message, entry.key.where, hint)
 
-    def _all_targets(self, node: yaml.Node) -> None:
+    def _all_targets(self, node: yaml.Node) -> Iterator[_Draft]:
         if isinstance(node, yaml.Scalar) and node.empty:
             return
         if not isinstance(node, yaml.Mapping):
@@ -198,9 +257,9 @@ class _Loader:
                     f"{values.quoted(name)} cannot name a target: {problem}", entry.key.where
                 )
             if isinstance(entry.value, yaml.Mapping):
-                self._target(name, entry.key.where, list(entry.value.entries))
+                yield _Draft(name, entry.key.where, entry.value.entries)
             elif isinstance(entry.value, yaml.Scalar) and entry.value.empty:
-                self._target(name, entry.key.where, [])
+                yield _Draft(name, entry.key.where, ())
             else:
                 words = values.found(entry.value)
                 self.scope.error(
@@ -208,12 +267,10 @@ class _Loader:
                     entry.value.where,
                 )
 
-    def _short_form(self, entries: list[yaml.Entry]) -> None:
-        own = {a.name for rule in self._rules.values() for a in rule.attributes}
-        own.update(attribute.name for attribute in schema.COMMON)
-        own.update(schema.LATER_TARGET)
+    def _short_form(self, entries: list[yaml.Entry]) -> Iterator[_Draft]:
+        own = self._attribute_names()
         if any(entry.key.text in own for entry in entries):
-            self._target(DEFAULT_NAME, entries[0].key.where, entries, _FILE_KEYS)
+            yield _Draft(DEFAULT_NAME, entries[0].key.where, entries, _FILE_KEYS)
             return
         for entry in entries:  # nothing here looks like a target: a misspelt key of the file
             hint = self.scope.near(entry.key.text, sorted((*_FILE_KEYS, *own)))
@@ -221,58 +278,150 @@ class _Loader:
                 f"a Boxfile has no key {values.found(entry.key)}", entry.key.where, hint
             )
 
-    def _target(
-        self,
-        name: str,
-        where: Location,
-        entries: list[yaml.Entry],
-        others: tuple[str, ...] = (),
-    ) -> None:
-        rule = next((entry for entry in entries if entry.key.text == "rule"), None)
-        rule_name = "image"
-        if rule is not None:
-            before = len(self.scope.errors)
-            value = values.parse_value(rule.value, schema.Text(), "rule", self.scope)
-            if value is None or len(self.scope.errors) > before:
-                return
-            rule_name = text_of(value)
-            if rule_name not in self._rules:
-                self._refuse_rule(rule_name, value.where)
-                return
-        self._add(name, rule_name, where, entries, others)
+    # -- what each of them comes to ------------------------------------------------------
 
-    def _refuse_rule(self, name: str, where: Location) -> None:
-        near = self.scope.near(name, self._rules)
+    def _make(self, drafts: Sequence[_Draft]) -> None:
+        by_name = {draft.name: draft for draft in drafts}
+
+        def bases(name: str) -> Iterator[Named]:
+            return self._bases(by_name[name], by_name)
+
+        written = {draft.name: draft.entries for draft in drafts}
+        inheritance = Inheritance(written, bases, self.scope.errors)
+        for draft in drafts:
+            own = self._rule_of(draft, draft.entries)
+            entries = inheritance.of(draft.name)
+            rule = self._rule_of(draft, entries)
+            if rule is None or own is None:
+                continue
+            for base, where in self._bases(draft, by_name):
+                other = self._rule_of(by_name[base], inheritance.of(base))
+                if other is not None and other != rule:
+                    message = f"{draft.name!r} is of the rule {rule}, and {base!r} of {other}"
+                    self.scope.error(message, where)
+                    break
+            else:
+                entries = merge(self._defaults.get(rule, ()), entries)
+                self._variants(replace(draft, entries=entries), rule)
+
+    def _bases(self, draft: _Draft, by_name: Mapping[str, _Draft]) -> Iterator[Named]:
+        entry = next((one for one in draft.entries if one.key.text == "extends"), None)
+        if entry is None:
+            return
+        kind = schema.STRUCTURE[0].type
+        value = values.parse_value(entry.value, kind, "extends", self.scope)
+        items = value.data if value is not None and isinstance(value.data, tuple) else ()
+        for item in items:
+            label = item.data
+            assert isinstance(label, Label)
+            if label.package != self.scope.package:
+                self.scope.error(
+                    f"extends: {label} is in another file",
+                    item.where,
+                    "what several packages share is a rule of the workspace's own",
+                )
+            elif label.name not in by_name:
+                hint = self.scope.near(label.name, by_name)
+                self.scope.error(f"there is no target {label}", item.where, hint)
+            else:
+                yield label.name, item.where
+
+    def _rule_of(self, draft: _Draft, entries: Sequence[yaml.Entry]) -> str | None:
+        """Return the rule of a target, None where there is no such rule."""
+        rule = next((entry for entry in entries if entry.key.text == "rule"), None)
+        if rule is None:
+            return "image"
+        before = len(self.scope.errors)
+        value = values.parse_value(rule.value, schema.Text(), "rule", self.scope)
+        if value is None or len(self.scope.errors) > before:
+            return None
+        name = text_of(value)
+        if name not in self._rules:
+            self._refuse_rule(name, value.where)
+            return None
+        return name
+
+    def _refuse_rule(self, name: str, where: Location, hint: str | None = None) -> None:
+        near = hint or self.scope.near(name, self._rules)
         hint = near or "rules: " + ", ".join(sorted(self._rules))
         self.scope.error(f"there is no rule {values.quoted(name)}", where, hint)
 
-    def _add(
-        self,
-        name: str,
-        rule: str,
-        where: Location,
-        entries: list[yaml.Entry],
-        others: tuple[str, ...] = (),
+    def _variants(self, draft: _Draft, rule: str) -> None:
+        """Add a target, or one for each variant of its matrix and a group of them."""
+        scope, names = self.scope, self._names
+        if names is not None:
+            names = names.more(target=draft.name)
+            scope = replace(scope, names=names)
+        structure = values.parse_fields(
+            [entry for entry in draft.entries if entry.key.text in _STRUCTURE],
+            values.Keys(schema.STRUCTURE, ""),
+            draft.where,
+            scope,
+        )
+        visibility = self._visibility
+        if structure["visibility"].given:
+            visibility = _visibility(structure["visibility"])
+        axes = structure["matrix"]
+        if not axes.given:
+            for name in ("exclude", "include"):
+                if structure[name].given:
+                    place = structure[name].key or draft.where
+                    self.scope.error(f"{name!r} goes with a 'matrix'", place)
+            self._add(draft, rule, visibility, names)
+            return
+        made: list[Label] = []
+        for variant in self._combinations(structure, draft.where):
+            known = names and replace(names.more(matrix=dict(variant)), refused={})
+            one = replace(draft, name=draft.name + suffix(variant))
+            made.append(self._add(one, rule, visibility, known))
+        self._add_group(draft, axes.key or draft.where, made, visibility)
+
+    def _combinations(self, structure: Mapping[str, Value], where: Location) -> list[Variant]:
+        axes = structure["matrix"]
+        data = axes.data if isinstance(axes.data, Mapping) else {}
+        lists = [v.data if isinstance(v.data, tuple) else () for v in _both(structure)]
+        return variants(data, lists[0], lists[1], axes.key or where, self.scope.errors)
+
+    def _add_group(
+        self, draft: _Draft, where: Location, made: list[Label], visibility: Visibility | None
     ) -> None:
+        """Add the group that the name of a target with a matrix is."""
+        members = tuple(Value(TargetPattern(str(label), OneTarget(label)), where) for label in made)
+        doc = self.targets[made[0].name].doc if made else ""
+        attrs = MappingProxyType({"targets": Value(members, where)})
+        label = Label(self.scope.package, draft.name)
+        group = Target(label, "group", draft.where, attrs, doc, visibility)
+        self.targets = {draft.name: group} | self.targets
+
+    def _add(
+        self, draft: _Draft, rule: str, visibility: Visibility | None, names: Names | None
+    ) -> Label:
         spec = self._rules[rule]
         article = "an" if rule[0] in "aeiou" else "a"
         keys = values.Keys(
-            (*schema.COMMON, *spec.attributes),
+            (*schema.COMMON[:2], *spec.attributes),
             f"{article} {rule} target",
             schema.LATER_TARGET,
-            others,
+            (*draft.others, *_STRUCTURE),
             extensions=True,
         )
         before = len(self.scope.errors)
-        attrs = values.parse_fields(entries, keys, where, self.scope)
+        scope = replace(self.scope, names=names)
+        attrs = values.parse_fields(draft.entries, keys, draft.where, scope)
         if rule == "image" and len(self.scope.errors) == before:
-            self._fill_dockerfile(attrs, where)
+            self._fill_dockerfile(attrs, draft.where)
         doc = attrs.pop("doc", None)
         attrs.pop("rule", None)
-        label = Label(self.scope.package, name)
-        self.targets[name] = Target(
-            label, rule, where, MappingProxyType(attrs), text_of(doc) if doc else ""
+        label = Label(self.scope.package, draft.name)
+        self.targets[draft.name] = Target(
+            label,
+            rule,
+            draft.where,
+            MappingProxyType(attrs),
+            text_of(doc) if doc else "",
+            visibility,
         )
+        return label
 
     def _fill_dockerfile(self, attrs: dict[str, Value], where: Location) -> None:
         path, inline = attrs["dockerfile"], attrs["dockerfile_inline"]
@@ -298,22 +447,21 @@ def _belongs_to_file(key: str) -> bool:
     return key in _FILE_KEYS or key.startswith("x-")
 
 
-def _registries(found: Value) -> dict[str, RegistryEntry]:
-    """Return the registries of the header by `host[:port]`."""
-    data = found.data
-    out: dict[str, RegistryEntry] = {}
-    for name, entry in data.items() if isinstance(data, Mapping) else ():
-        fields = entry.data
-        assert isinstance(fields, Mapping)
-        mirrors = fields["mirrors"].data
-        assert isinstance(mirrors, tuple)
-        out[name] = RegistryEntry(
-            tuple(text_of(mirror) for mirror in mirrors),
-            fields["insecure"].data is True,
-            _optional_text(fields["ca"]),
-        )
-    return out
+def _both(structure: Mapping[str, Value]) -> tuple[Value, Value]:
+    return structure["exclude"], structure["include"]
 
 
-def _optional_text(value: Value) -> str | None:
-    return None if value.data is None else text_of(value)
+def _visibility(value: Value) -> Visibility | None:
+    """Return who may use a target, None for everybody."""
+    if value.data is None:
+        return None
+    items = value.data if isinstance(value.data, tuple) else ()
+    users: list[TargetPattern] = []
+    for item in items:
+        if item.data == PUBLIC:
+            users.append(TargetPattern("//...", AllBelow("")))
+        elif isinstance(item.data, TargetPattern):
+            users.append(item.data)
+        else:
+            assert item.data in (PRIVATE, None)
+    return Visibility(tuple(users), value.key or value.where)

@@ -67,6 +67,11 @@ class PatternRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Audience:
+    """Who may use a target: `public`, `private`, a label or a pattern of labels."""
+
+
+@dataclass(frozen=True, slots=True)
 class ContextPlace:
     """What a named context is: a label, a directory (with a slash in it) or `oci-layout://…`."""
 
@@ -144,6 +149,7 @@ Scalar = (
     | Choice
     | LabelRef
     | PatternRef
+    | Audience
     | ContextPlace
     | FilePath
     | DirPath
@@ -161,7 +167,8 @@ class Attribute:
     """One key of a target (or of a record).
 
     `default` is the value when the key is absent, in parsed form: text, number, `()` for a list
-    or a mapping, None for "not given". A required attribute has none.
+    or a mapping, None for "not given". A required attribute has none. With `stamps` it may hold
+    what git says: it is no reason to build anything again.
     """
 
     name: str
@@ -169,6 +176,7 @@ class Attribute:
     doc: str
     default: Default = None
     required: bool = False
+    stamps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +198,48 @@ Timestamps = Literal["normal", "preserve"]
 ENVIRONMENT_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 CONTEXT_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"
 
-# Attributes that every target may have.
+MATRIX_KEY: Final = r"[A-Za-z_][A-Za-z0-9_-]*"  # as in a label's suffix (label.py)
+MATRIX_VALUE: Final = r"[A-Za-z0-9_.+~-]+"
+
+VISIBILITY: Final = Attribute(
+    "visibility",
+    ListOf(Audience(), single=True),
+    "Who may use it outside of its package: public (default), private, labels, patterns.",
+)
+
+# Attributes that every target may have: of them the loader makes others, or more targets.
+STRUCTURE: Final = (
+    Attribute(
+        "extends",
+        ListOf(LabelRef(), single=True),
+        "Targets of this file whose attributes it has as well; mappings merge, the rest replaces.",
+        default=(),
+    ),
+    Attribute(
+        "matrix",
+        MapOf(
+            ListOf(Text(MATRIX_VALUE, "a text of letters, digits and _.+~-"), unique=True),
+            MATRIX_KEY,
+            "a name",
+        ),
+        "Lists of values: a target for each combination, NAME@key=value.",
+        default=(),
+    ),
+    Attribute(
+        "exclude",
+        ListOf(MapOf(Text())),
+        "Combinations of the matrix to leave out, by some of their pairs.",
+        default=(),
+    ),
+    Attribute(
+        "include", ListOf(MapOf(Text())), "Combinations beside those of the matrix.", default=()
+    ),
+    VISIBILITY,
+)
 COMMON: Final = (
     Attribute("rule", Text(), "The kind of target.", default="image"),
     Attribute("doc", Text(multiline=True), "What the target is for, in words.", default=""),
+    *STRUCTURE,
 )
 
 SECRET: Final = Record(
@@ -245,10 +291,21 @@ IMAGE: Final = RuleSpec(
             ListOf(Text(r"\S+", "an image name"), single=True, unique=True),
             "Names that the image gets.",
             default=(),
+            stamps=True,
         ),
-        Attribute("labels", MapOf(Text(multiline=True)), "Labels of the config.", default=()),
         Attribute(
-            "annotations", MapOf(Text(multiline=True)), "Annotations of the manifest.", default=()
+            "labels",
+            MapOf(Text(multiline=True)),
+            "Labels of the config.",
+            default=(),
+            stamps=True,
+        ),
+        Attribute(
+            "annotations",
+            MapOf(Text(multiline=True)),
+            "Annotations of the manifest.",
+            default=(),
+            stamps=True,
         ),
         Attribute("secrets", ListOf(SECRET), "Secrets that RUN may mount.", default=()),
         Attribute(
@@ -267,6 +324,12 @@ IMAGE: Final = RuleSpec(
             "ignore",
             ListOf(Text()),
             "Patterns to leave out of the context, instead of the ignore file's.",
+        ),
+        Attribute(
+            "srcs",
+            ListOf(Text(), single=True),
+            "Patterns of the only files that the context has, instead of the ignore file's; "
+            "! takes away.",
         ),
     ),
 )
@@ -287,6 +350,7 @@ PUSH: Final = RuleSpec(
             ListOf(Text(r"\S+", "an image name"), single=True, unique=True),
             "Names to push it under; default: the image's own tags.",
             default=(),
+            stamps=True,
         ),
         Attribute(
             "if_exists",
@@ -336,6 +400,12 @@ WORKSPACE: Final = Record(
             "Values for templates.",
             default=(),
         ),
+        Attribute(
+            "env",
+            ListOf(Text(ENVIRONMENT_NAME, "the name of an environment variable"), single=True),
+            "Environment variables that templates may read.",
+            default=(),
+        ),
         Attribute("registry", Text(r"\S+", "a registry or a prefix in one"), "Where tags live."),
         Attribute(
             "registries",
@@ -346,7 +416,11 @@ WORKSPACE: Final = Record(
     )
 )
 
+# What `package:` of a Boxfile may hold, beside `defaults`: attributes by the rule they are for.
+PACKAGE: Final = (VISIBILITY,)
+DEFAULTS: Final = "defaults"
+
 # Keys that the design has and this version does not do yet: refused in words, never ignored.
-LATER_FILE: Final = ("package", "load")
+LATER_FILE: Final = ("load",)
 LATER_WORKSPACE: Final = ("rules",)
-LATER_TARGET: Final = ("extends", "matrix", "visibility", "srcs", "exclude")
+LATER_TARGET: Final = ()

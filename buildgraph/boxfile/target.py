@@ -7,11 +7,12 @@ views of it. A rule in another room makes its own view with the accessors of `Ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from buildgraph.boxfile.schema import Network, Timestamps
+from buildgraph.boxfile.visibility import Visibility
 from buildgraph.errors import Location
 from buildgraph.label import Label, OneTarget, TargetPattern
 
@@ -50,12 +51,25 @@ ContextRef = LabelContext | DirContext | LayoutContext
 class Block:
     """A text of several lines that a Boxfile holds as a literal block (`|`).
 
-    Line n of `text` is line `first_line + n - 1` of the Boxfile, shifted right by `indent`.
+    Line n of `text` is line `first_line + n - 1` of the Boxfile, shifted right by `indent`; with
+    `lines`, for a text that a template came to, it is line `first_line + lines[n - 1] - 1`.
     """
 
     text: str
     first_line: int
     indent: int
+    lines: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """A text with what git says in it: asked for when the text is needed, since it costs.
+
+    `render` raises InputError at the place of the expression.
+    """
+
+    source: str  # as written
+    render: Callable[[], str] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,7 @@ Data = (
     | int
     | str
     | Block
+    | Stamped
     | Label
     | TargetPattern
     | LabelContext
@@ -91,13 +106,24 @@ EMPTY: Mapping[str, Value] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A labelled thing of a Boxfile; `attrs` has every attribute of its rule, defaults included."""
+    """A labelled thing of a Boxfile; `attrs` has every attribute of its rule, defaults included.
+
+    `kind` is the rule as the Boxfile has it: with a rule of the workspace's own `rule` is what that
+    comes to, and `rule_file` the path of the file it stands in. `visibility` None: public.
+    """
 
     label: Label
     rule: str
     where: Location
     attrs: Mapping[str, Value]
     doc: str = ""
+    visibility: Visibility | None = None
+    kind: str = ""
+    rule_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", self.rule)
 
     def value(self, name: str) -> Value:
         """Return the attribute `name` with its place. Raises KeyError where the rule lacks it."""
@@ -105,12 +131,8 @@ class Target:
 
     def text(self, name: str) -> str | None:
         """Return a text attribute (path, choice, package, platform as well), None if not given."""
-        data = self.attrs[name].data
-        if isinstance(data, Block):
-            return data.text
-        if data is None or isinstance(data, str):
-            return data
-        raise TypeError(f"{name} of {self.label} is no text")
+        value = self.attrs[name]
+        return None if value.data is None else text_of(value)
 
     def flag(self, name: str) -> bool:
         """Return a Bool attribute; not given and without default is False."""
@@ -154,12 +176,17 @@ class Target:
 
 
 def text_of(value: Value) -> str:
-    """Return the text that `value` must be (our bug otherwise: the schema has checked it)."""
-    if isinstance(value.data, Block):
-        return value.data.text
-    if isinstance(value.data, str):
-        return value.data
-    raise TypeError(f"{value.where}: no text")
+    """Return the text that `value` must be (our bug otherwise: the schema has checked it).
+
+    Raises InputError where git is asked and cannot say.
+    """
+    match value.data:
+        case Block(text) | str(text):
+            return text
+        case Stamped():
+            return value.data.render()
+        case _:
+            raise TypeError(f"{value.where}: no text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +210,17 @@ class DockerfileInline:
     """A Dockerfile inside the Boxfile.
 
     With `first_line` > 0, line n of `text` is line `first_line + n - 1` of the file
-    `where.path`, and its columns are shifted right by `indent`.
+    `where.path`, and its columns are shifted right by `indent`. With `lines`, line n was made from
+    line `first_line + lines[n - 1] - 1` by a template. `call` is the target whose rule has the
+    text, where that is another file.
     """
 
     text: str
     where: Location
     first_line: int = 0
     indent: int = 0
+    lines: tuple[int, ...] = ()
+    call: Location | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +300,6 @@ class GroupTarget:
 def image_target(target: Target) -> ImageTarget:
     """Return the typed view of a target of the rule `image`."""
     context = target.value("context")
-    ignore = target.value("ignore")
     return ImageTarget(
         label=target.label,
         where=target.where,
@@ -292,7 +322,7 @@ def image_target(target: Target) -> ImageTarget:
         secrets=tuple(_secret(value) for value in target.items("secrets")),
         network=_network(target.text("network")),
         timestamps="preserve" if target.text("timestamps") == "preserve" else "normal",
-        ignore=target.texts("ignore") if ignore.given else None,
+        ignore=_left_out(target),
         doc=target.doc,
     )
 
@@ -332,7 +362,7 @@ def _labels_in(value: Value) -> Iterator[tuple[Label, Location]]:
         case tuple():
             for item in data:
                 yield from _labels_in(item)
-        case None | bool() | int() | str() | Block() | DirContext() | LayoutContext():
+        case None | bool() | int() | str() | Block() | Stamped() | DirContext() | LayoutContext():
             pass
         case _:
             for item in data.values():
@@ -343,7 +373,10 @@ def _dockerfile(target: Target) -> DockerfileAt | DockerfileInline:
     inline = target.value("dockerfile_inline")
     if isinstance(inline.data, Block):
         block = inline.data
-        return DockerfileInline(block.text, inline.where, block.first_line, block.indent)
+        call = None if inline.where.path == target.where.path else target.where
+        return DockerfileInline(
+            block.text, inline.where, block.first_line, block.indent, block.lines, call
+        )
     if inline.data is not None:
         return DockerfileInline(text_of(inline), inline.where)
     path = target.value("dockerfile")
@@ -354,6 +387,18 @@ def _context(value: Value) -> ContextRef:
     if isinstance(value.data, (LabelContext, DirContext, LayoutContext)):
         return value.data
     raise TypeError(f"{value.where}: no context")
+
+
+def _left_out(target: Target) -> tuple[str, ...] | None:
+    """Return the patterns of what the context does not have, None where the ignore file says it.
+
+    `srcs` are the same turned round: everything is left out but them.
+    """
+    ignore, srcs = target.value("ignore"), target.value("srcs")
+    if not srcs.given:
+        return target.texts("ignore") if ignore.given else None
+    turned = (p[1:] if p.startswith("!") else f"!{p}" for p in target.texts("srcs"))
+    return ("**", *turned, *target.texts("ignore"))
 
 
 def _located(value: Value) -> Located | None:

@@ -10,13 +10,24 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, assert_never
 
 from buildgraph.boxfile import schema, yaml
-from buildgraph.boxfile.target import Block, Data, DirContext, LabelContext, LayoutContext, Value
-from buildgraph.errors import InputError, Location, did_you_mean
+from buildgraph.boxfile.rendering import STAMP, Names, check_stamps, read, rendered, stamp_refused
+from buildgraph.boxfile.target import (
+    Block,
+    Data,
+    DirContext,
+    LabelContext,
+    LayoutContext,
+    Stamped,
+    Value,
+)
+from buildgraph.boxfile.template import Template, is_template
+from buildgraph.boxfile.visibility import PRIVATE, PUBLIC
+from buildgraph.errors import InputError, Location, did_you_mean, raise_all
 from buildgraph.label import join, parse_label, parse_pattern
 
 _INT: Final = re.compile(r"[-+]?[0-9]+")
@@ -31,7 +42,6 @@ _LAYOUT: Final = re.compile(
     r"(?P<path>.*?)(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>\w[\w.-]{0,127}))?", re.ASCII
 )
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*://|git@")
-_TEMPLATE: Final = re.compile(r"\{\{|\{%")
 _NANOSECONDS: Final = {
     "ns": 1,
     "us": 1_000,
@@ -49,10 +59,21 @@ _YES_AND_NO: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where values are parsed: the package that relative labels and paths start from."""
+    """Where values are parsed: the package that relative labels and paths start from.
+
+    `names` are those of templates; None: braces are text like any other. `homes` are the packages
+    of values that other files than the package's own hold, by the file's path.
+    """
 
     package: str
     errors: list[InputError] = field(default_factory=list)
+    names: Names | None = None
+    stamps: bool = False  # whether what git says may stand here
+    homes: Mapping[str, str] = field(default_factory=dict)
+
+    def home(self, where: Location) -> str:
+        """Return the package that what is written at a place is relative to."""
+        return self.homes.get(where.path, self.package)
 
     def error(self, message: str, where: Location, hint: str | None = None) -> None:
         """Note that something is wrong at `where`."""
@@ -94,7 +115,8 @@ def parse_fields(
         seen.add(name)
         attribute = table.get(name)
         if attribute is not None:
-            value = parse_value(entry.value, attribute.type, keys.prefix + name, scope)
+            inner = replace(scope, stamps=True) if attribute.stamps else scope
+            value = parse_value(entry.value, attribute.type, keys.prefix + name, inner)
             if value is not None:
                 fields[name] = Value(value.data, value.where, entry.key.where)
         elif not (keys.extensions and name.startswith("x-")) and name not in keys.others:
@@ -177,7 +199,8 @@ def _refuse_twice(values: list[Value], name: str, scope: Scope) -> None:
         before = first.setdefault(value.data, value)
         if before is not value:
             hint = f"first at {before.where}"
-            scope.error(f"{name}: {quoted(str(value.data))} is there twice", value.where, hint)
+            text = value.data.source if isinstance(value.data, Stamped) else str(value.data)
+            scope.error(f"{name}: {quoted(text)} is there twice", value.where, hint)
 
 
 def _map(node: yaml.Node, kind: schema.MapOf, name: str, scope: Scope) -> Value | None:
@@ -212,8 +235,8 @@ def _record(node: yaml.Node, kind: schema.Record, name: str, scope: Scope) -> Va
 
 
 def _scalar(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> Value | None:
-    if _refuse_template(node, name, scope):
-        return None
+    if scope.names is not None and is_template(node.text):
+        return _from_template(node, kind, name, scope, scope.names)
     before = len(scope.errors)
     try:
         data = _parse(node, kind, name, scope)
@@ -221,6 +244,37 @@ def _scalar(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> 
         scope.errors.append(error)
         return None
     return Value(data, node.where) if len(scope.errors) == before else None
+
+
+def _from_template(
+    node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope, names: Names
+) -> Value | None:
+    """Return the value of what a template comes to; with a stamp in it, when somebody asks."""
+    try:
+        template = read(node, names)
+        if STAMP in template.names:
+            if not scope.stamps:
+                raise stamp_refused(node, template, name)
+            check_stamps(node, template)
+            return Value(_stamped(node, template, kind, name, names), node.where)
+        node = rendered(node, template, names)
+    except InputError as error:
+        scope.errors.append(error)
+        return None
+    return _scalar(node, kind, name, replace(scope, names=None))
+
+
+def _stamped(
+    node: yaml.Scalar, template: Template, kind: schema.Scalar, name: str, names: Names
+) -> Stamped:
+    def render() -> str:
+        scope = Scope("")
+        value = _scalar(rendered(node, template, names), kind, name, scope)
+        raise_all(scope.errors)
+        assert value is not None
+        return value.data.text if isinstance(value.data, Block) else str(value.data)
+
+    return Stamped(node.text, render)
 
 
 def _parse(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> Data:  # noqa: C901  one case per type
@@ -243,9 +297,11 @@ def _parse(node: yaml.Scalar, kind: schema.Scalar, name: str, scope: Scope) -> D
                 _wrong(node, kind, name, scope, scope.near(text, kind.values))
             return text
         case schema.LabelRef():
-            return parse_label(text, scope.package, node.where)
+            return parse_label(text, scope.home(node.where), node.where)
         case schema.PatternRef():
             return _pattern(node, scope)
+        case schema.Audience():
+            return text if text in (PUBLIC, PRIVATE) else _pattern(node, scope)
         case schema.ContextPlace():
             return _context(node, name, scope)
         case schema.FilePath() | schema.DirPath():
@@ -266,7 +322,7 @@ def _text(node: yaml.Scalar, kind: schema.Text, name: str, scope: Scope) -> str 
             f"{name}: one line is expected, found {node.text.count(chr(10)) + 1}", node.where
         )
     elif node.style == "|" and kind.multiline:
-        return Block(node.text, node.body_line, node.body_indent)
+        return Block(node.text, node.body_line, node.body_indent, node.lines)
     return node.text
 
 
@@ -321,7 +377,7 @@ def _duration(node: yaml.Scalar, name: str, scope: Scope) -> int:
 def _pattern(node: yaml.Scalar, scope: Scope) -> Data:
     body = node.text.removeprefix("-")
     if "/" in body or ":" in body or body == "...":
-        pattern = parse_pattern(node.text, scope.package, node.where)
+        pattern = parse_pattern(node.text, scope.home(node.where), node.where)
         if body.startswith(("//", ":")):
             return pattern
         raise InputError(
@@ -330,9 +386,9 @@ def _pattern(node: yaml.Scalar, scope: Scope) -> Data:
     # A bare word is a neighbour here, never a path: what it means must not hang on directories.
     if body in ("*", "all"):
         raise InputError(f"{body!r} is not a label", node.where, hint=f'write ":{body}"')
-    neighbour = parse_label(body, scope.package, node.where)
+    neighbour = parse_label(body, scope.home(node.where), node.where)
     sign = "-" if node.text.startswith("-") else ""
-    return parse_pattern(f"{sign}{neighbour}", scope.package, node.where)
+    return parse_pattern(f"{sign}{neighbour}", "", node.where)
 
 
 def _context(node: yaml.Scalar, name: str, scope: Scope) -> Data:
@@ -351,7 +407,7 @@ def _context(node: yaml.Scalar, name: str, scope: Scope) -> Data:
     if not text.startswith(("//", ":")) and ("/" in text or text in (".", "..")):
         path = _path(node, schema.DirPath(), name, scope)
         return None if path is None else DirContext(path)
-    return LabelContext(parse_label(text, scope.package, node.where))
+    return LabelContext(parse_label(text, scope.home(node.where), node.where))
 
 
 def _layout(node: yaml.Scalar, name: str, scope: Scope) -> LayoutContext | None:
@@ -368,7 +424,7 @@ def _layout(node: yaml.Scalar, name: str, scope: Scope) -> LayoutContext | None:
         return LayoutContext(
             "/" + posixpath.normpath(path).lstrip("/"), found["tag"], found["digest"]
         )
-    inside = join(scope.package, path)
+    inside = join(scope.home(node.where), path)
     if inside is None:
         scope.error(f"{name}: {quoted(path)} leaves the workspace", node.where)
         return None
@@ -380,7 +436,7 @@ def _path(
 ) -> str | None:
     text = node.text
     problem, hint = None, None
-    path = join(scope.package, text)
+    path = join(scope.home(node.where), text)
     if _SCHEME.match(text):
         problem = "remote files come in a later version"
     elif text.startswith(("/", "~")):
@@ -404,17 +460,6 @@ def _matching(
     if not pattern.fullmatch(node.text):
         scope.error(f"{name}: {quoted(node.text)} is not {_wanted(kind)}", node.where)
     return node.text
-
-
-def _refuse_template(node: yaml.Scalar, name: str, scope: Scope) -> bool:
-    if not _TEMPLATE.search(node.text):
-        return False
-    where = node.where
-    inside = _TEMPLATE.search(where.text, where.column - 1)
-    if inside:
-        where = Location(where.path, where.line, inside.start() + 1, inside.end() + 1, where.text)
-    scope.error(f"{name}: templates ({{{{ … }}}}) come in a later version", where)
-    return True
 
 
 def _wrong(
@@ -468,6 +513,7 @@ _WORDS: Final[dict[type[schema.Type], str]] = {
     schema.Duration: "a duration such as 30s",
     schema.LabelRef: "a label",
     schema.PatternRef: "a label or a pattern",
+    schema.Audience: "public, private, a label or a pattern",
     schema.ContextPlace: "a label, a directory or an OCI layout",
     schema.FilePath: "the path of a file",
     schema.DirPath: "the path of a directory",

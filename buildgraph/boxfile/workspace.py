@@ -14,6 +14,7 @@ from buildgraph.boxfile import loader, schema, yaml
 from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
 from buildgraph.boxfile.loader import BOXFILE, Header, Package, RegistryEntry, in_package
+from buildgraph.boxfile.rendering import Surroundings
 from buildgraph.boxfile.smoke import SmokeTarget, Subject
 from buildgraph.boxfile.smoke_schema import SMOKE
 from buildgraph.boxfile.smoke_view import smoke_target
@@ -48,8 +49,14 @@ class Workspace:
     What was loaded once is not read again: a workspace that may have changed is opened anew.
     """
 
-    def __init__(self, root: str, rules: Mapping[str, schema.RuleSpec]):
+    def __init__(
+        self,
+        root: str,
+        rules: Mapping[str, schema.RuleSpec],
+        environ: Mapping[str, str] | None = None,
+    ):
         self.root = os.path.realpath(root)
+        self._around = Surroundings(os.environ if environ is None else environ, self.root)
         self.rules: Mapping[str, schema.RuleSpec] = MappingProxyType(
             {**rules, **schema.BUILT_IN, SMOKE.name: SMOKE}
         )
@@ -58,22 +65,31 @@ class Workspace:
         self._failed: dict[str, InputError] = {}
         self._path_problems: dict[Label, list[InputError]] = {}
         self._smokes: dict[Label, SmokeTarget] = {}
+        self._header = Header(Location(BOXFILE))
         self._header = self._open_root()
 
     @classmethod
-    def open(cls, root: str, rules: Mapping[str, schema.RuleSpec] | None = None) -> Workspace:
+    def open(
+        cls,
+        root: str,
+        rules: Mapping[str, schema.RuleSpec] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Workspace:
         """Open the workspace at `root` (see `find_root`) with the rules beside the built-in ones.
+
+        `environ` has the variables that templates may read as far as the workspace declares them;
+        default: the process's own.
 
         Reads the root's Boxfile and nothing else. What is wrong in that file is not raised here
         but by `expand`, `closure` and `package("")`, so that it is reported with everything else;
         until then the workspace has its directory's name and no variables.
         """
-        return cls(root, rules or {})
+        return cls(root, rules or {}, environ)
 
     @property
     def name(self) -> str:
         """Return the name that the root file gives, else the directory's."""
-        return self._header.name or os.path.basename(self.root) or "root"
+        return self._header.name or self._around.name
 
     @property
     def vars(self) -> Mapping[str, str]:
@@ -97,7 +113,21 @@ class Workspace:
         A directory (the root is `./`) is there because the names in it decided something: as long
         as it and the files are unchanged, loading again gives the same.
         """
-        return self._files.read_paths
+        git = (os.path.relpath(path, self.root) for path in self._around.git.observed)
+        found = {
+            f"{path}/" if os.path.isdir(os.path.join(self.root, path)) else path for path in git
+        }
+        return sorted({*self._files.read_paths, *found}, key=os.fsencode)
+
+    @property
+    def variables_read(self) -> Mapping[str, str | None]:
+        """Return the environment variables that templates asked for so far, with their values."""
+        return MappingProxyType(self._around.variables.used)
+
+    @property
+    def volatile(self) -> bool:
+        """Say whether something was asked for that may change while all files stay as they are."""
+        return self._around.git.volatile
 
     @property
     def skipped(self) -> Mapping[str, str]:
@@ -120,7 +150,7 @@ class Workspace:
     def declare(self, path: str, text: str) -> None:
         """Give the package in the directory `path` this Boxfile instead of the one it has.
 
-        For a target that is made up for one command. Raises InputError.
+        For a target that is made up for one command; braces in it are text. Raises InputError.
         """
         self._packages[path] = loader.load(text, path, self.rules, None)
 
@@ -206,7 +236,7 @@ class Workspace:
 
         def edges(target: Target) -> Iterable[Edge]:
             try:
-                return self.needs(target)
+                return self._visible(target, self.needs(target), problems)
             except InputError as error:
                 problems.add(error)
                 return ()
@@ -216,6 +246,24 @@ class Workspace:
             problems.add(cycle)
         problems.raise_all()
         return order
+
+    def _visible(self, user: Target, edges: list[Edge], problems: _Problems) -> list[Edge]:
+        """Complain of targets that `user` may not use; a group only collects."""
+        for label, where in edges if user.rule != "group" else ():
+            try:
+                used = self.target(label, where)
+            except InputError:
+                continue  # whoever walks on tells
+            allowed = used.visibility
+            if allowed is not None and not allowed.allows(label, user.label):
+                problems.add(
+                    InputError(
+                        f"{label} is not visible to {user.label}",
+                        where,
+                        f"visibility at {allowed.where}: {allowed.words()}",
+                    )
+                )
+        return edges
 
     def needs(self, target: Target) -> list[Edge]:
         """Return the labels that a target needs directly, each with the place that says so."""
@@ -278,7 +326,14 @@ class Workspace:
             )
         try:
             text = yaml.decode(data, name) if listing.boxfile else None
-            return loader.load(text, path, self.rules, listing.dockerfile)
+            return loader.load(
+                text,
+                path,
+                self.rules,
+                listing.dockerfile,
+                around=self._around,
+                header=self._header,
+            )
         except InputError as error:
             self._failed[path] = error
             raise

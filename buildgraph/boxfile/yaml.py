@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
 from buildgraph import limits
@@ -39,7 +39,8 @@ class Scalar:
     """A scalar as written; `style` is "", "'", '"', "|" or ">".
 
     A literal block (`|`) has its first line of text on line `body_line` of the file, shifted
-    right by `body_indent` columns.
+    right by `body_indent` columns. `source` are the lines it was read from. A text that a template
+    came to has in `lines` the line of the block that each of its lines was made from.
     """
 
     text: str
@@ -47,6 +48,8 @@ class Scalar:
     style: str = ""
     body_line: int = 0
     body_indent: int = 0
+    source: Source | None = field(default=None, compare=False, repr=False)
+    lines: tuple[int, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -234,8 +237,9 @@ class _Composer:
         where = self._source.span(event.start_mark, event.end_mark)
         style = event.style or ""
         if style != "|":
-            return Scalar(event.value, where, style)
-        return Scalar(event.value, where, style, where.line + 1, self._indent(event, where))
+            return Scalar(event.value, where, style, source=self._source)
+        indent = self._indent(event, where)
+        return Scalar(event.value, where, style, where.line + 1, indent, self._source)
 
     def _indent(self, event: _Event, where: Location) -> int:
         """Return how far a literal block's text is shifted right in the file."""

@@ -42,7 +42,7 @@ EXCEPTIONS = {
 DOORS = {
     "click": r"buildgraph\.cli(\..*)?",
     "isal": r"buildgraph\.oci\..*",
-    "jinja2": r"buildgraph_rules(\..*)?",
+    "jinja2": r"buildgraph\.boxfile\.template",
     "networkx": r"buildgraph\.graph\.dag",
     "pyroute2": r"buildgraph\.sandbox\.network.*",
     "rich": r"buildgraph\.cli(\..*)?",

@@ -9,6 +9,7 @@ import pytest
 
 from buildgraph.boxfile import loader, schema
 from buildgraph.boxfile.loader import Package
+from buildgraph.boxfile.rendering import Surroundings
 from buildgraph.errors import InputError, InputErrors
 
 # A rule of another room, as `Workspace.open` gets it.
@@ -38,7 +39,8 @@ Write = Callable[[Mapping[str, str]], str]
 
 
 def load_package(text: str | None, *, package: str = "app", dockerfile: str | None = "Dockerfile"):
-    return loader.load(text, package, RULES, dockerfile)
+    around = Surroundings({"CI_JOB": "7"}, "/nowhere/shop")
+    return loader.load(text, package, RULES, dockerfile, around=around)
 
 
 def show(error: InputError) -> list[str]:
