@@ -37,7 +37,9 @@ def command(target: str, services: tuple[str, ...], raw: bool, store: str | None
     with Store.open(root, fall_back=True) as opened, opened.lease():
         kept = load_logs(opened, str(label))
         if kept is None:
-            raise InputError(f"no logs of {label} are kept", hint=f"buildgraph test {label.short}")
+            raise InputError(
+                f"no logs of {label} are kept", hint=f"buildgraph test {label.short} --no-cache"
+            )
         unknown = [name for name in services if name not in kept.services]
         if unknown:
             raise InputError(

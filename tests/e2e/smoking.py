@@ -70,7 +70,10 @@ def smoke(bench: Bench, body: str, files: Files | None = None, images: str = "")
     lines = "".join(f"    {line}\n" if line else "\n" for line in body.strip("\n").split("\n"))
     text = f"targets:\n{IMAGE}{images}  smoke:\n    rule: smoke\n{lines}"
     top = bench.workspace.path(package)
-    write_files(top, {**WWW, **(files or {}), "Boxfile.yaml": text.replace("LAYOUT", layout)})
+    own = {"www/number": package}  # else a test of the same images and checks is known already
+    write_files(
+        top, {**WWW, **own, **(files or {}), "Boxfile.yaml": text.replace("LAYOUT", layout)}
+    )
     root = bench.workspace.path("Boxfile.yaml")
     if not root.exists():
         root.write_text("workspace: {name: tests}\n")
