@@ -12,6 +12,12 @@ def main() -> None:
 
         if answer(arguments):
             return
+    if arguments and arguments[0] == "run":
+        from buildgraph.cli.again import leave, run_again
+
+        code = run_again(arguments)
+        if code is not None:
+            leave(code)
     # A graph is hundreds of thousands of small objects that live to the end: looking through them
     # again and again for circles took a third of planning 100,000 nodes.
     gc.set_threshold(50_000, 20, 50)

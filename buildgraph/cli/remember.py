@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from buildgraph import events as ev
 from buildgraph.cli.choose import lasts
@@ -47,6 +47,36 @@ def remember(
         except OSError:
             return
         written.append([path, found.st_size, found.st_mtime_ns, found.st_ino])
+    items = _looked_at(session, prepared, graph)
+    if items is not None:
+        payload = json.dumps({"text": text, "written": written}).encode()
+        refs = tuple(blob_ref(image.digest) for image in images if image.config)  # type: ignore[arg-type]
+        put_answer(session, items, payload, refs)
+
+
+def seen_by_run(
+    session: Session, prepared: Prepared, graph: OpenGraph
+) -> dict[str, FileStat] | None:
+    """Return all that decided what image a command runs; None where stats cannot tell."""
+    if session.store.read_only or not _tells_all(session, prepared, DeliveryOptions()):
+        return None
+    return _looked_at(session, prepared, graph)
+
+
+def put_answer(
+    session: Session, items: Mapping[str, FileStat], payload: bytes, refs: Sequence[str]
+) -> None:
+    """Keep the answer to this very command; nothing, where a file is too young to be trusted."""
+    began = time.time_ns() - int((time.monotonic() - session.started) * 1e9)
+    table = encode(items.items(), payload, began)
+    if table is not None:
+        session.store.put_record(KIND, invocation_key(sys.argv[1:]), table, refs=tuple(refs))
+
+
+def _looked_at(
+    session: Session, prepared: Prepared, graph: OpenGraph
+) -> dict[str, FileStat] | None:
+    """Return every file and directory that was read, as it was; None where one is gone."""
     items: dict[str, FileStat] = dict(graph.sources.observed())
     root = session.workspace.root
     for name in prepared.observed:
@@ -57,13 +87,8 @@ def remember(
                 try:
                     items[place] = _stat(place)
                 except OSError:
-                    return
-    payload = json.dumps({"text": text, "written": written}).encode()
-    began = time.time_ns() - int((time.monotonic() - session.started) * 1e9)
-    table = encode(items.items(), payload, began)
-    if table is not None:
-        refs = tuple(blob_ref(image.digest) for image in images if image.config)  # type: ignore[arg-type]
-        session.store.put_record(KIND, invocation_key(sys.argv[1:]), table, refs=refs)
+                    return None
+    return items
 
 
 def _tells_all(session: Session, prepared: Prepared, delivery: DeliveryOptions) -> bool:

@@ -4,6 +4,7 @@ follow; must not know how a container is made.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from buildgraph.cli.build import catch_signals
 from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded, report
 from buildgraph.cli.options import progress_mode, progress_option, store_option
+from buildgraph.cli.recall import recallable, recalled, warn
+from buildgraph.cli.remember import put_answer, seen_by_run
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.container.options import Publish, RunOptions
@@ -38,9 +41,11 @@ from buildgraph.engine.container.running import ImageContainer
 from buildgraph.engine.container.start import Streams, open_container
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, assemble
 from buildgraph.errors import BuildgraphError, InputError
+from buildgraph.filetree import FileStat
 from buildgraph.oci.types import Image
 from buildgraph.sandbox.host import ExitStatus
-from buildgraph.sandbox.spec import Limits
+from buildgraph.sandbox.spec import Limits, SandboxSpec
+from buildgraph_cache.objects import snapshot_ref
 
 _NOT_STARTED: Final = 125  # docker's: the failure is ours and not the command's
 _NETWORKS: Final = {"none": "none", "default": "default", "bridge": "default", "host": "host"}
@@ -251,18 +256,25 @@ def build_and_run(
     """Build what is missing of one target, run its image, and return the command's exit code."""
     catch_signals()
     with Session(settings, os.environ, os.getcwd()) as session:
-        image = built_image(session, target, progress)
+        seen: dict[str, FileStat] = {}
+        image = built_image(session, target, progress, seen)
         if isinstance(image, int):
             return image
         try:
-            return run_image(session, image, options, ports, flags)
+            return run_image(session, image, options, ports, flags, seen)
         except BuildgraphError as error:
             report(error)
             return _NOT_STARTED
 
 
-def built_image(session: Session, target: str, progress: str) -> Image | int:
-    """Build what is missing of one target and return its image, or the exit code of a failure."""
+def built_image(
+    session: Session, target: str, progress: str, seen: dict[str, FileStat] | None = None
+) -> Image | int:
+    """Build what is missing of one target and return its image, or the exit code of a failure.
+
+    `seen` gets all files that decided about it, where a later look at them can tell that nothing
+    has changed.
+    """
     screen = make_listener(progress, sys.stderr, sys.stderr, os.environ)
     listener = Quiet(screen)
     try:
@@ -274,6 +286,8 @@ def built_image(session: Session, target: str, progress: str) -> Image | int:
         with session.open_graph(prepared) as graph:
             deliverer = Deliverer(session.store, session.layers, DeliveryOptions(), session.epoch)
             result = graph.build(deliverer.deliveries(prepared), listener)
+            if seen is not None and not result.errors:
+                seen.update(seen_by_run(session, prepared, graph) or {})
         if not session.store.read_only:
             session.store.sync()
         screen.close()
@@ -298,9 +312,13 @@ def run_image(
     options: RunOptions,
     ports: tuple[Publish, ...],
     flags: RunFlags,
+    seen: dict[str, FileStat] | None = None,
 ) -> int:
-    """Run an image with our streams; return the exit code. Raises where it could not start."""
-    sandbox = session.sandbox
+    """Run an image with our streams; return the exit code. Raises where it could not start.
+
+    With `seen` the container is written down, so that the same command starts it at once.
+    """
+    sandbox, asked = session.sandbox, _asks_for_limits(options)
     with ExitStack() as stack:
         network = place = None
         if ports:
@@ -318,7 +336,9 @@ def run_image(
             made = open_container(
                 session.store, session.layers, sandbox, image, options, streams, network=place
             )
-            _warn(sandbox.warnings, options)
+            warn(sandbox.warnings, made.spec, asked=asked)
+            if seen and not ports:
+                write_down(session, image, made.spec, options, flags, seen)
             return made
 
         def finish(container: Runnable, _status: ExitStatus) -> None:
@@ -339,15 +359,32 @@ def run_image(
     return status.code
 
 
-def _warn(warnings: tuple[str, ...], options: RunOptions) -> None:
-    """Say what was asked for and could not be had: never weaker without a word."""
+def write_down(
+    session: Session,
+    image: Image,
+    spec: SandboxSpec,
+    options: RunOptions,
+    flags: RunFlags,
+    seen: dict[str, FileStat],
+) -> None:
+    """Keep the container for the same command, where nothing else decided about it."""
+    read_elsewhere = flags.env_files or any("=" not in text for text in flags.variables)
+    if read_elsewhere or flags.keep is not None or not recallable(spec):
+        return
+    known = recalled(
+        spec,
+        random_name=options.hostname is None,
+        interactive=flags.interactive,
+        grace=options.stop_grace,
+        asked_for_limits=_asks_for_limits(options),
+    )
+    refs = [snapshot_ref(layer.diff_id.removeprefix("sha256:")) for layer in image.chain.layers]
+    put_answer(session, seen, json.dumps(known.plain()).encode(), refs)
+
+
+def _asks_for_limits(options: RunOptions) -> bool:
     limits = options.limits
-    asked = limits.memory is not None or limits.cpus is not None or limits.pids != Limits().pids
-    for text in warnings:
-        if asked or not text.startswith("no limit on"):
-            sys.stderr.write(f"buildgraph: {text}\n")
-    if options.insecure:
-        sys.stderr.write("buildgraph: --privileged: nothing is hidden from this container\n")
+    return limits.memory is not None or limits.cpus is not None or limits.pids != Limits().pids
 
 
 class Quiet:

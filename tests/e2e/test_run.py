@@ -215,6 +215,7 @@ def test_terminal(place: Place) -> None:
     time.sleep(0.3)
     at.type("stty size; echo $TERM; sleep 30\n")
     at.until("12 34\r\nxterm\r\n")
+    time.sleep(0.5)
     at.type("\x03")  # the container's, and of its foreground process
     at.type("exit 9\n")
     assert at.end() == 9
