@@ -30,6 +30,8 @@ _NOT_ANSWERED = (
     "rawjson",
 )
 _SWITCHES = ("--no-cache", "--pull=", "--check", "--call")
+# Whose command this is; later an ordinary user's process is root of its own namespace.
+_WHO = os.geteuid()
 _ENVIRONMENT = ("SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "HOME")
 
 
@@ -45,7 +47,7 @@ def invocation_key(arguments: Sequence[str]) -> str:
         name = value if flag == "--build-arg" else flag.removeprefix("--build-arg=")
         if name != flag and "=" not in name:
             environ[name] = os.environ.get(name, "\0unset")
-    parts = [__version__, os.getcwd(), os.geteuid(), list(arguments), sorted(environ.items())]
+    parts = [__version__, os.getcwd(), _WHO, list(arguments), sorted(environ.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

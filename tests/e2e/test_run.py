@@ -293,3 +293,33 @@ def test_shell_where_a_step_failed(place: Place) -> None:
     at.until("half\r\n/here\r\n5 app\r\n")
     at.type("exit\n")
     assert at.end() == 1
+
+
+@BOTH
+def test_the_same_command_again_looks_at_nothing_but_stats(who: Bench) -> None:
+    directory = who.directory(
+        {
+            "Dockerfile": "FROM base\nCOPY f /f\n",
+            "Boxfile.yaml": BOXFILE,
+            "f": "first\n",
+        }
+    )
+    top = who.workspace.path(directory)
+    (top / "busybox-layout").symlink_to(who.layout)
+    words = ("run", ":image", "/bin/sh", "-c", "cat /f; hostname; cat /etc/hosts; exit 3")
+    time.sleep(0.05)  # files as young as the clock's grain are not trusted
+
+    def run() -> tuple[str, bool]:
+        more = {"env": {"PYTHONPROFILEIMPORTTIME": "1"}}
+        said = who.run(*words, cwd=directory, expect=3, **more)
+        first, host, *rest = said.stdout.splitlines()
+        assert f"127.0.0.1\t{host}" in rest
+        return f"{first} {host}", "buildgraph.boxfile" in said.stderr
+
+    texts = [run() for _ in range(3)]
+    assert [whole for _, whole in texts] == [True, False, False]
+    assert len({text for text, _ in texts}) == 3, "each has a host name of its own"
+    (top / "f").write_text("second\n")
+    text, whole = run()
+    assert whole
+    assert text.startswith("second ")
