@@ -369,3 +369,19 @@ class SmokeTarget:
             if service.name == name:
                 return service
         raise KeyError(name)
+
+
+def images_of(target: SmokeTarget) -> list[tuple[Label, Location]]:
+    """Return the targets whose images a test runs or looks at, each with a place that says so."""
+    found: dict[Label, Location] = {}
+    for service in target.services:
+        if isinstance(service.image, Label):
+            found.setdefault(service.image, service.image_where)
+    for check in target.checks:
+        match check.what:
+            case CommandCheck() | FileCheck() | ConfigCheck() | LimitsCheck():
+                if check.what.subject.image is not None:
+                    found.setdefault(check.what.subject.image, check.where)
+            case HttpCheck() | TcpCheck() | ExecCheck() | LogsCheck() | ExitCheck():
+                pass
+    return list(found.items())

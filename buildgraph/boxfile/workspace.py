@@ -15,7 +15,7 @@ from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
 from buildgraph.boxfile.loader import BOXFILE, Header, Package, RegistryEntry, in_package
 from buildgraph.boxfile.rendering import Surroundings
-from buildgraph.boxfile.smoke import SmokeTarget, Subject
+from buildgraph.boxfile.smoke import SmokeTarget, images_of
 from buildgraph.boxfile.smoke_schema import SMOKE
 from buildgraph.boxfile.smoke_view import smoke_target
 from buildgraph.boxfile.target import (
@@ -270,7 +270,7 @@ class Workspace:
         if target.rule == "group":
             return self._group_edges(group_target(target))
         if target.rule == SMOKE.name:
-            return _images_of(self.smoke(target))
+            return images_of(self.smoke(target))
         return list(references(target))
 
     def smoke(self, target: Target) -> SmokeTarget:
@@ -468,19 +468,6 @@ class Workspace:
             elif there != kind:
                 errors.append(InputError(f"{path or '.'!r} is not a {kind}", where))
         return errors
-
-
-def _images_of(smoke: SmokeTarget) -> list[Edge]:
-    """Return the targets whose images a test runs or looks at."""
-    edges: dict[Label, Location] = {}
-    for service in smoke.services:
-        if isinstance(service.image, Label):
-            edges.setdefault(service.image, service.image_where)
-    for check in smoke.checks:
-        subject = getattr(check.what, "subject", None)
-        if isinstance(subject, Subject) and subject.image is not None:
-            edges.setdefault(subject.image, check.where)
-    return list(edges.items())
 
 
 class _Problems:
