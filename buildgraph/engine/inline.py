@@ -16,17 +16,42 @@ from buildgraph.errors import InputError, InputErrors, Location
 
 def parse_inline(source: DockerfileInline) -> Dockerfile:
     """Parse a Dockerfile that stands in a Boxfile; errors point into the Boxfile."""
-    shift = max(0, source.first_line - 1)
+    lines = _Lines(source)
     try:
         file = parse(source.text, source.where.path)
     except InputError as error:
         errors = error.errors if isinstance(error, InputErrors) else (error,)
         for one in errors:
             if one.where is not None:
-                one.where = shifted(one.where, shift, source.indent)
+                one.where = lines.move(one.where)
+            if source.call is not None:
+                one.hint = (
+                    f"{one.hint}; called at {source.call}"
+                    if one.hint
+                    else f"called at {source.call}"
+                )
         raise
-    moved: Dockerfile = relocate(file, shift, lambda where: shifted(where, shift, source.indent))
+    moved: Dockerfile = relocate(file, lines.of, lines.move)
     return moved
+
+
+class _Lines:
+    """The lines of the file that the lines of an inline Dockerfile are, or were made from."""
+
+    def __init__(self, source: DockerfileInline):
+        self._shift = max(0, source.first_line - 1)
+        self._indent = source.indent
+        self._lines = source.lines
+
+    def of(self, line: int) -> int:
+        """Return the line of the file, for one that counts from 1."""
+        if self._lines:
+            line = self._lines[min(line, len(self._lines)) - 1]
+        return line + self._shift
+
+    def move(self, where: Location) -> Location:
+        """Return a place of the text as one of the file."""
+        return shifted(where, self.of(where.line) - where.line if where.line else 0, self._indent)
 
 
 def shifted(where: Location, lines: int, columns: int) -> Location:
@@ -40,15 +65,15 @@ def shifted(where: Location, lines: int, columns: int) -> Location:
     )
 
 
-def relocate(value: Any, lines: int, move: Callable[[Location], Location]) -> Any:
-    """Return a copy of a parsed file with every place in it moved, which is down by `lines`."""
+def relocate(value: Any, line: Callable[[int], int], move: Callable[[Location], Location]) -> Any:
+    """Return a copy of a parsed file with every place in it moved, and each line by `line`."""
     if isinstance(value, Location):
         return move(value)
     if isinstance(value, tuple):
-        return tuple(relocate(item, lines, move) for item in value)
+        return tuple(relocate(item, line, move) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: relocate(getattr(value, f.name), lines, move) for f in fields(value)}
+        changes = {f.name: relocate(getattr(value, f.name), line, move) for f in fields(value)}
         if isinstance(value, Base):
-            changes["end_line"] = value.end_line + lines
+            changes["end_line"] = line(value.end_line)
         return replace(value, **changes)
     return value
