@@ -99,7 +99,7 @@ class LayerStore:
             entries = scan.run()
             if not entries:
                 return None
-            ordered = with_marks(checked_order(entries), scan.opaque)
+            ordered = with_marks(list(checked(canonical(entries))), scan.opaque)
             layer = self._hash(ordered, _is_large(ordered))
         except OSError as error:
             raise HostError(f"cannot read what a step has changed: {error}") from error
@@ -496,8 +496,3 @@ def _other_layer(blob: Digest, found: Digest, diff_id: Digest) -> InputError:
 
 def _is_large(entries: Sequence[Entry]) -> bool:
     return len(entries) * 512 + sum(entry.size for entry in entries) > INLINE
-
-
-def checked_order(entries: Iterable[Entry]) -> list[Entry]:
-    """Return entries read from a directory in canonical order, with refused names refused."""
-    return list(checked(canonical(entries)))
