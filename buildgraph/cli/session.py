@@ -44,6 +44,7 @@ from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Platform
 from buildgraph.sandbox.host import SandboxHost
+from buildgraph.sandbox.leftovers import sweep_leftovers
 from buildgraph.sandbox.seccomp import PROFILE_VERSION
 from buildgraph.sandbox.spec import Limits
 from buildgraph_cache.store import Store
@@ -120,6 +121,7 @@ class Session:
         self.store = self._stack.enter_context(Store.open(self._store_path, fall_back=True))
         if not self.store.read_only:
             self.store.sweep()  # what a killed build left
+            sweep_leftovers()
         self._stack.enter_context(self.store.lease())
         self.epoch = epoch_of(self.environ, dict(self.settings.overrides.args))
         self.layers = LayerStore(self.store, self.epoch)

@@ -301,6 +301,30 @@ def _make_locked(base: str) -> tuple[str, int]:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), base)
 
 
+def sweep_dead() -> int:
+    """Remove the groups of dead builders wherever this one would make its own; return how many.
+
+    For the start of a program: one directory is listed a hierarchy. Never raises.
+    """
+    swept = 0
+    with contextlib.suppress(OSError):
+        for hierarchy in hierarchies():
+            for base in {hierarchy.own, hierarchy.mount}:
+                swept += sweep(base)
+                _remove_leaves(base)
+    return swept
+
+
+def _remove_leaves(base: str) -> None:
+    """Remove the leaves that dead builders had moved into; a reused number only keeps one longer."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(base):
+            pid = name.removeprefix(_PREFIX).removesuffix("-builder")
+            if name == f"{_PREFIX}{pid}-builder" and not os.path.exists(f"/proc/{pid}"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{base}/{name}")
+
+
 def sweep(base: str) -> int:
     """Remove the groups in `base` whose builder is dead; return how many. Never raises."""
     swept = 0

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from buildgraph.sandbox.leftovers import sweep_leftovers
+
 DRIVER = Path(__file__).with_name("container_driver.py")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -76,3 +78,27 @@ def test_kill_9_leaves_no_process(box: Any, whom: str) -> None:
     while any(is_alive(pid) for pid in pids) and time.monotonic() < end:
         time.sleep(0.02)
     assert not [pid for pid in pids if is_alive(pid)]
+
+
+def groups_of(pid: int) -> set[str]:
+    found = set()
+    for where, directories, _ in os.walk("/sys/fs/cgroup"):
+        found |= {f"{where}/{name}" for name in directories if name.startswith(f"bg-{pid}-")}
+    return found
+
+
+def test_groups_of_the_dead_go_with_the_next_start_of_any_command(rootbox: Any) -> None:
+    process = start(rootbox, "hold")
+    assert process.stdout is not None
+    said = json.loads(process.stdout.readline())
+    there = groups_of(said["pid"])
+    os.kill(said["pid"], signal.SIGKILL)
+    process.stdout.close()
+    process.wait(10)
+    if not there:
+        pytest.skip("machine: no control groups can be made here")
+    end = time.monotonic() + 10
+    while any(is_alive(pid) for pid in said["pids"]) and time.monotonic() < end:
+        time.sleep(0.02)
+    sweep_leftovers()
+    assert groups_of(said["pid"]) == set()
