@@ -316,7 +316,7 @@ def sweep_dead() -> int:
 
 
 def _remove_leaves(base: str) -> None:
-    """Remove the leaves that dead builders had moved into; a reused number only keeps one longer."""
+    """Remove the leaves that dead builders had moved into; a number used again keeps one longer."""
     with contextlib.suppress(OSError):
         for name in os.listdir(base):
             pid = name.removeprefix(_PREFIX).removesuffix("-builder")
