@@ -198,6 +198,7 @@ def _remote(text: str, *, any_path: bool = False) -> GitReference:
         raise InputError(f"{_safe(text)!r} is no git URL: its path does not end in .git")
     kept = f"{place}{slash}{path}"
     if scheme in ("http", "https"):
+        _check_plain(userinfo)
         return GitReference(f"{scheme}://{kept}", login=userinfo)
     user = userinfo.partition(":")[0]
     if at:
@@ -217,7 +218,11 @@ def _path_of(remote: str) -> tuple[str, str]:
 def _check_path(path: str) -> None:
     if not path.strip("/") or path.startswith(("-", "/-")):
         raise InputError(f"{path[:80]!r} cannot be the path of a repository")
-    if any(ord(c) <= 0x20 or ord(c) == 0x7F for c in path):
+    _check_plain(path)
+
+
+def _check_plain(text: str) -> None:
+    if any(ord(c) <= 0x20 or ord(c) == 0x7F for c in text):
         raise InputError("a git URL holds no blanks or control characters")
 
 

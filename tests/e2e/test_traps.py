@@ -1,8 +1,11 @@
 """Knows the traps that BuildKit's users and tests know, as Dockerfiles and what has to come of
-them; must not know how any is avoided. (Shared reference, section 1.10, row by row.)
+them; must not know how any is avoided. (Shared reference, section 1.10, and what its sections 1.1
+to 1.9 say of the code alone; tests/unit/dockerfile/test_trap_table.py has them all.)
 """
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -151,6 +154,118 @@ def test_a_copied_directory_leaves_its_own_owner_behind(who: Bench) -> None:
         assert owners[path] == (0o755, 100, 200)
     for path in ("new/f", "old/f"):
         assert owners[path] == (0o644, 100, 200)
+
+
+def test_several_sources_for_one_name_leave_the_last(root_bench: Bench) -> None:
+    """Docker's documents ask for a directory; the code has no check."""
+    tree = root_bench.build(
+        "FROM scratch\nCOPY foo bar /one\nCOPY foo bar /many/\n", FILES | {"bar": "last"}
+    ).image.tree
+    assert list(tree) == ["many", "many/bar", "many/foo", "one"]
+    assert tree["one"].content == b"last"
+
+
+def test_from_knows_stages_by_their_small_letters(root_bench: Bench) -> None:
+    twice = "FROM scratch AS a\nCOPY foo /1\nFROM scratch AS A\nCOPY foo /2\nFROM a\n"
+    assert list(root_bench.build(twice, FILES).image.tree) == ["2"]
+    said = root_bench.fail("FROM scratch AS Alone\nFROM Alone\n").stderr
+    assert "'Alone'" in said
+    assert "lower case" in said
+
+
+def test_a_target_has_no_number(root_bench: Bench) -> None:
+    said = root_bench.fail("FROM scratch AS a\nCOPY foo /\nFROM a\n", FILES, "--target=0").stderr
+    assert "no stage named '0'" in said
+
+
+@BOTH
+def test_a_mount_without_a_target_is_at_the_workdir(who: Bench) -> None:
+    built = who.build(
+        "FROM scratch AS files\nCOPY foo /\nFROM base\nWORKDIR /w\n"
+        "RUN --mount=from=files cat foo >/got\n"
+        "RUN --mount=type=tmpfs touch here && ls >/tmpfs\n",
+        FILES,
+    )
+    assert (built.content("got"), built.content("tmpfs")) == ("foo", "here\n")
+    assert not [path for path in built.image.tree if path.startswith("w/")]
+    said = who.fail("FROM base\nRUN --mount=type=tmpfs true\n").stderr
+    assert "cannot cover the root" in said
+    assert "target=/path" in said
+
+
+def test_values_with_blanks_are_one_word_but_in_expose(root_bench: Bench) -> None:
+    built = root_bench.build(
+        'FROM scratch\nARG name="a b" ports="80 81-82/udp"\nWORKDIR /$name\nCOPY $name x\n'
+        "EXPOSE $ports\nVOLUME $name\n",
+        {"a b": "file"},
+    )
+    assert list(built.image.tree) == ["a b", "a b/x"]
+    assert set(built.image.config["ExposedPorts"]) == {"80/tcp", "81/udp", "82/udp"}
+    assert set(built.image.config["Volumes"]) == {"a b"}
+
+
+def test_the_escape_of_a_heredoc_is_always_the_same(root_bench: Bench) -> None:
+    built = root_bench.build(
+        "# escape=`\nFROM scratch\nARG x=y\nCOPY <<one <<'two' /\n\\$x `$x '$x' \"$x\"\none\n$x\ntwo\n"
+    )
+    assert built.content("one") == "$x `y 'y' \"y\"\n"
+    assert built.content("two") == "$x\n"
+
+
+def test_link_follows_no_link_below_with_chmod_too(root_bench: Bench) -> None:
+    """BuildKit makes a plain COPY of it then, which does follow."""
+    base = "FROM base AS below\nRUN mkdir /real && ln -s real /link\n"
+    below = "FROM below\nCOPY {} foo /link/\n"
+    plain = root_bench.build(base + below.format("--chmod=600"), FILES).image.tree
+    assert plain["real/foo"].mode == 0o600
+    linked = root_bench.build(base + below.format("--link --chmod=600"), FILES).image.tree
+    assert linked["link/foo"].mode == 0o600
+    assert "real/foo" not in linked
+
+
+def test_what_a_copy_is_known_by(root_bench: Bench) -> None:
+    """Modes and names below the source count, times and the source's own mode do not."""
+    dockerfile = "FROM base\nCOPY d /d\nRUN echo trap-known-by\n"
+    directory = root_bench.directory({"d/e/f": "f"}, dockerfile)
+    top = root_bench.workspace.path(directory)
+
+    def ran() -> int:
+        return len(root_bench.build_in(directory).result.built)
+
+    assert ran() == 2
+    (top / "d").chmod(0o700)
+    os.utime(top / "d/e/f", (1, 1))
+    assert ran() == 0
+    (top / "d/e").chmod(0o700)
+    assert ran() == 2
+    (top / "d/e").rename(top / "d/g")
+    assert ran() == 2
+
+
+def test_what_a_step_is_known_by(root_bench: Bench) -> None:
+    def ran(lines: str, *args: str) -> int:
+        return len(root_bench.build(f"FROM base\n{lines}\n", None, *args).result.built)
+
+    step = "RUN {}echo trap-known-step"
+    assert ran(step.format("")) == 1
+    assert ran("ARG nothing\n" + step.format("")) == 0, "declaring costs nothing"
+    assert ran("ARG nothing\n" + step.format(""), "--build-arg=nothing=x") == 1
+    assert ran("LABEL a=b\nEXPOSE 1\nCMD x\n" + step.format("")) == 0, "it cannot see them"
+    tmpfs = "--mount=type=tmpfs,target=/t{} "
+    assert ran(step.format(tmpfs.format(""))) == 1
+    assert ran(step.format(tmpfs.format(",size=1m"))) == 1, "a size counts"
+
+
+def test_what_stands_on_the_build_platform_runs_there(root_bench: Bench) -> None:
+    """And the image is for the platform that was asked for."""
+    built = root_bench.build(
+        "FROM --platform=$BUILDPLATFORM base AS here\nFROM here AS there\nARG TARGETARCH\n"
+        "RUN echo $TARGETARCH $(uname -m) >/made\n",
+        FILES,
+        "--platform=linux/s390x",
+    )
+    assert built.content("made") == f"s390x {os.uname().machine}\n"
+    assert built.image.document["architecture"] == "s390x"
 
 
 def test_expansion_bombs_end_quickly(root_bench: Bench) -> None:

@@ -42,6 +42,14 @@ def test_plan(case: str, request: pytest.FixtureRequest) -> None:
     assert plan == recorded.read_text()
 
 
+def test_platforms_of_what_is_copied_from() -> None:
+    """An image is for the platform asked for, whichever the stage is on (BuildKit's code)."""
+    lines = [*planned(b"FROM --platform=$BUILDPLATFORM a\nRUN --mount=from=b,target=/b x\n")]
+    assert lines[0].startswith("0 on [] linux/amd64 | FROM a |")
+    assert lines[1].startswith("1 on [] linux/arm64 | FROM b |")
+    assert lines[2].startswith("2 on [0, 1] linux/amd64 | 0: RUN ")
+
+
 def planned(text: bytes) -> Iterator[str]:
     """Yield the lines of a plan."""
     file = parse(text, "Dockerfile")
