@@ -76,9 +76,13 @@ class SmokeOptions:
     hold: Hold | None = None
 
     @property
-    def anew(self) -> bool:
-        """Say whether a verdict of before does not count."""
-        return self.no_cache or self.runs > 1 or self.hold is not None
+    def why_anew(self) -> str:
+        """The flag for which a verdict of before does not count, "" where it does."""
+        if self.no_cache:
+            return "--no-cache"
+        if self.hold is not None:
+            return "--keep"
+        return f"--runs {self.runs}" if self.runs > 1 else ""
 
 
 @dataclass(slots=True)
@@ -137,7 +141,7 @@ class SmokeRunner:
         label = str(target.label)
         images = self._images(plan, outcomes)
         key = verdict_key(target, images, self.platform, self.provisions)
-        known = None if self.options.anew else load_verdict(self.store, key)
+        known = None if self.options.why_anew else load_verdict(self.store, key)
         if known is not None:
             report = SmokeReport(
                 label, target.where, True, known.seconds, cached=True, key=key.digest
@@ -156,8 +160,8 @@ class SmokeRunner:
     ) -> SmokeReport:
         """Run a test as often as was asked; what is told of several is the first that failed."""
         label = str(target.label)
-        why = reasons(self.store, label, key)
-        first = "--no-cache" if self.options.no_cache else str(why[0]) if why else ""
+        why = () if self.options.why_anew else reasons(self.store, label, key)
+        first = self.options.why_anew or (str(why[0]) if why else "")
         told: SmokeReport | None = None
         passed: list[bool] = []
         for number in range(1, self.options.runs + 1):
