@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import containers
 import registries
 from chart import draw
 from measure import Cost, RunFailed, median, run
@@ -64,6 +65,8 @@ class Suite:
             ours = next(tool for tool in self.usable if isinstance(tool, Ours))
             rounds = self.rounds or (1 if self.quick else 3)
             results += registries.measure(self.top, self.scale, ours, rounds, say)
+        if containers.NAME in names and not containers.lacks():
+            results += containers.measure(self.quick, say)
         return results + (self.plans() if PLAN in names else [])
 
     def measure(self, workload: Workload) -> list[Result]:
@@ -194,7 +197,7 @@ def say(text: str) -> None:
 
 def arguments() -> argparse.Namespace:
     """Return what the command line and the environment ask for."""
-    names = [*(workload.name for workload in WORKLOADS), registries.NAME, PLAN]
+    names = [*(workload.name for workload in WORKLOADS), registries.NAME, containers.NAME, PLAN]
     quick = os.environ.get("BENCH_QUICK", "") not in ("", "0")
     parser = argparse.ArgumentParser(
         prog="make bench", description="Measure us beside the builders that are installed."
