@@ -369,12 +369,17 @@ class _Loader:
                     self.scope.error(f"{name!r} goes with a 'matrix'", place)
             self._add(draft, rule, visibility, names)
             return
-        made: list[Label] = []
-        for variant in self._combinations(structure, draft.where):
+        found = self._combinations(structure, draft.where)
+        variants_of = [replace(draft, name=draft.name + suffix(one)) for one in found]
+        labels = [Label(self.scope.package, one.name) for one in variants_of]
+        group = self._group(draft, axes.key or draft.where, labels, visibility)
+        self.targets[draft.name] = group
+        for variant, one in zip(found, variants_of, strict=True):
             known = names and replace(names.more(matrix=dict(variant)), refused={})
-            one = replace(draft, name=draft.name + suffix(variant))
-            made.append(self._add(one, rule, visibility, known))
-        self._add_group(draft, axes.key or draft.where, made, visibility)
+            self._add(one, rule, visibility, known)
+        if labels:
+            doc = self.targets[labels[0].name].doc
+            self.targets[draft.name] = replace(group, doc=doc)
 
     def _combinations(self, structure: Mapping[str, Value], where: Location) -> list[Variant]:
         axes = structure["matrix"]
@@ -382,20 +387,24 @@ class _Loader:
         lists = [v.data if isinstance(v.data, tuple) else () for v in _both(structure)]
         return variants(data, lists[0], lists[1], axes.key or where, self.scope.errors)
 
-    def _add_group(
-        self, draft: _Draft, where: Location, made: list[Label], visibility: Visibility | None
-    ) -> None:
-        """Add the group that the name of a target with a matrix is."""
-        members = tuple(Value(TargetPattern(str(label), OneTarget(label)), where) for label in made)
-        doc = self.targets[made[0].name].doc if made else ""
+    def _group(
+        self,
+        draft: _Draft,
+        where: Location,
+        labels: Sequence[Label],
+        visibility: Visibility | None,
+    ) -> Target:
+        """Return the group that the name of a target with a matrix is."""
+        members = tuple(
+            Value(TargetPattern(str(label), OneTarget(label)), where) for label in labels
+        )
         attrs = MappingProxyType({"targets": Value(members, where)})
         label = Label(self.scope.package, draft.name)
-        group = Target(label, "group", draft.where, attrs, doc, visibility)
-        self.targets = {draft.name: group} | self.targets
+        return Target(label, "group", draft.where, attrs, "", visibility)
 
     def _add(
         self, draft: _Draft, rule: str, visibility: Visibility | None, names: Names | None
-    ) -> Label:
+    ) -> None:
         spec = self._rules[rule]
         article = "an" if rule[0] in "aeiou" else "a"
         keys = values.Keys(
@@ -421,7 +430,6 @@ class _Loader:
             text_of(doc) if doc else "",
             visibility,
         )
-        return label
 
     def _fill_dockerfile(self, attrs: dict[str, Value], where: Location) -> None:
         path, inline = attrs["dockerfile"], attrs["dockerfile_inline"]

@@ -93,7 +93,7 @@ def parse_template(source: str) -> Template:
         root = _environment().parse(source)
         return Template(source, root, frozenset(_checked(root, source)))
     except TemplateSyntaxError as error:
-        message = (error.message or "unreadable").removesuffix(".")
+        message = (error.message or "unreadable").partition(". ")[0].removesuffix(".")
         at = min(error.lineno, max(0, len(source) - 1))
         raise TemplateError(
             f"not a template: {message}", at, _word_end(source, at), _syntax_hint(message)
