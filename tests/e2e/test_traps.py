@@ -254,6 +254,11 @@ def test_what_a_step_is_known_by(root_bench: Bench) -> None:
     tmpfs = "--mount=type=tmpfs,target=/t{} "
     assert ran(step.format(tmpfs.format(""))) == 1
     assert ran(step.format(tmpfs.format(",size=1m"))) == 1, "a size counts"
+    secret = step.format("--mount=type=secret,id=s,env=S ")
+    for value, count in (("one", 1), ("another", 0)):
+        words = ["--secret=id=s,env=VALUE"]
+        found = root_bench.build(f"FROM base\n{secret}\n", None, *words, env={"VALUE": value})
+        assert len(found.result.built) == count
 
 
 def test_what_stands_on_the_build_platform_runs_there(root_bench: Bench) -> None:
