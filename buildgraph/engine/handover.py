@@ -77,5 +77,5 @@ def _told(handed: Handed, names: Sequence[Reference]) -> str:
         return f"{handed.engine}: {called}"
     return (
         f"{handed.engine}: {called} ({handed.layers} of {handed.of} layers sent, "
-        f"{handed.size} bytes)"
+        f"{handed.size:,} bytes)"
     )

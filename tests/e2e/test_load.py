@@ -42,9 +42,9 @@ def load(bench: Bench, content: str, *words: str, env: dict[str, str], expect: i
 
 def sent(said: str) -> tuple[int, int, int]:
     """Return how many layers were sent, of how many, and how many bytes."""
-    found = re.search(r"\((\d+) of (\d+) layers sent, (\d+) bytes\)", said)
+    found = re.search(r"\((\d+) of (\d+) layers sent, ([\d,]+) bytes\)", said)
     assert found, said
-    return int(found[1]), int(found[2]), int(found[3])
+    return int(found[1]), int(found[2]), int(found[3].replace(",", ""))
 
 
 # --- docker --------------------------------------------------------------------------------------
@@ -205,6 +205,41 @@ def test_podman_runs_what_it_was_given(who: Bench) -> None:
         assert len(ids) == 1
         layers = ask(who, env, "image", "inspect", "--format", "{{len .RootFS.Layers}}", ids.pop())
         assert layers == "3"
+        load(who, "nameless", "--load=podman", env=env)
+        names = ask(who, env, "images", "--format", "{{.Repository}}:{{.Tag}}").split()
+        assert sorted(names) == [
+            "<none>:<none>",
+            "docker.io/library/other:2",
+            "docker.io/loaded/app:1",
+            "docker.io/loaded/app:3",
+        ]
+
+
+@as_root
+@needs("podman")
+def test_podmans_socket_is_a_dockers(root_bench: Bench) -> None:
+    """It reads every layer, and says so by its name."""
+    with podman(None) as env:
+        place = f"{env['HOME']}/sock"
+        more = {"PATH": os.environ["PATH"], **env}
+        service = subprocess.Popen(
+            ["podman", "system", "service", "--time=0", f"unix://{place}"],
+            env=more, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            end = time.monotonic() + 20
+            while not os.path.exists(place):
+                assert service.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            for n in ("1", "2"):
+                at = {"DOCKER_HOST": f"unix://{place}"}
+                said = load(root_bench, n, "-t", f"by/socket:{n}", "--load", env=at)
+                assert sent(said)[:2] == (3, 3)
+        finally:
+            service.terminate()
+            service.wait(20)
+        assert len(call("podman", "images", "-q", env=more).stdout.split()) == 2
 
 
 def ask(bench: Bench, env: dict[str, str], *words: str) -> str:

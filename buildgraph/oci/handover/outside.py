@@ -45,18 +45,20 @@ class Outside:
         self._channel = channel
         self._lock = threading.Lock()
 
-    def run(self, words: Sequence[str], *, stdin: int | None = None) -> Done:
+    def run(
+        self, words: Sequence[str], *, stdin: int | None = None, cwd: str | None = None
+    ) -> Done:
         """Run a program with our environment, reading from the file `stdin`, and wait for it.
 
         Raises FileNotFoundError where there is no such program, HostError where nobody is there
         to run it.
         """
         if self._channel is None:
-            return _run(words, stdin)
+            return _run(words, stdin, cwd)
         with self._lock:
             fds = [] if stdin is None else [stdin]
             try:
-                socket.send_fds(self._channel, [json.dumps(list(words)).encode()], fds)
+                socket.send_fds(self._channel, [json.dumps([list(words), cwd]).encode()], fds)
                 answer = self._channel.recv(4 * _SAID)
             except OSError as error:
                 raise HostError(f"cannot run {words[0]}: {error.strerror}") from error
@@ -103,7 +105,8 @@ def _serve(channel: socket.socket) -> None:
             return
         answer: list[object] | None
         try:
-            done = _run(json.loads(message), fds[0] if fds else None)
+            words, cwd = json.loads(message)
+            done = _run(words, fds[0] if fds else None, cwd)
             answer = [done.code, done.out, done.err]
         except FileNotFoundError:
             answer = None
@@ -114,11 +117,12 @@ def _serve(channel: socket.socket) -> None:
         channel.send(json.dumps(answer).encode())
 
 
-def _run(words: Sequence[str], stdin: int | None) -> Done:
+def _run(words: Sequence[str], stdin: int | None, cwd: str | None) -> Done:
     done = subprocess.run(
         list(words),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         capture_output=True,
+        cwd=cwd,
         check=False,
     )
     # Escaped JSON may be six times as long as the text; one packet has to hold it.

@@ -1,8 +1,9 @@
 """Knows how podman takes an image; must not know how the image was made.
 
 podman is given an OCI layout whose blobs are further names of the store's own files. It leaves out
-layers that its storage has, and checks the digests of the rest. `podman pull` names an image by
-its place, so the names are given afterwards.
+layers that its storage has, and checks the digests of the rest. Some versions of `podman pull` name
+an image by the path of its layout, which need not be a name at all; so it is a short path, and the
+names are given afterwards and that one is taken away.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ def hand_to_podman(
     result: ManifestResult, store: Store, names: Sequence[Reference], outside: Outside
 ) -> Handed:
     """Bring an image into podman's storage under its names; idempotent. Raises HostError."""
-    with store.new_scratch() as scratch:
-        layout = Path(scratch.directory("layout"))
-        _write_layout(layout, result, store)
-        _podman(outside, "pull", "--quiet", f"oci:{layout}")
     identity = hex_of(result.config_digest)
+    directory = f"buildgraph-{identity[:16]}"
+    with store.new_scratch() as scratch:
+        _write_layout(Path(scratch.directory(directory)), result, store)
+        _podman(outside, "pull", "--quiet", f"oci:{directory}", cwd=scratch.path)
     if names:
         _podman(outside, "tag", identity, *(str(name.with_default_tag()) for name in names))
+    outside.run(["podman", "untag", identity, f"localhost/{directory}:latest"])
     found = _podman(outside, "image", "inspect", "--format", "{{.Id}}", identity).out.strip()
     if found != identity:
         raise HostError(f"podman took the image and calls it {found[:80]}, not {identity}")
@@ -51,14 +53,13 @@ def _write_layout(layout: Path, result: ManifestResult, store: Store) -> None:
         os.link(store.blob_path(blob.digest), blobs / hex_of(blob.digest))
     (layout / "oci-layout").write_bytes(LAYOUT_FILE)
     top = result.descriptor
-    (layout / "index.json").write_bytes(
-        image_index([Descriptor(top.media_type, top.digest, top.size)])
-    )
+    entry = Descriptor(top.media_type, top.digest, top.size)
+    (layout / "index.json").write_bytes(image_index([entry]))
 
 
-def _podman(outside: Outside, *words: str) -> Done:
+def _podman(outside: Outside, *words: str, cwd: str | None = None) -> Done:
     try:
-        done = outside.run(["podman", *words])
+        done = outside.run(["podman", *words], cwd=cwd)
     except FileNotFoundError as error:
         raise HostError("podman is not installed", hint=_INSTEAD) from error
     if done.code:
