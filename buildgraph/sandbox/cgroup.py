@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -189,11 +190,12 @@ class ControlGroups:
             except OSError as error:
                 self.warnings.append(
                     f"no limit on {', '.join(hierarchy.controllers)}: {error.strerror} "
-                    f"({hierarchy.own})"
+                    f"({hierarchy.own}){_instead(hierarchy.controllers)}"
                 )
             missing = [name for name in missing if name not in hierarchy.controllers]
         if missing:
-            self.warnings.append(f"no limit on {', '.join(missing)}: no such controller")
+            what = ", ".join(missing)
+            self.warnings.append(f"no limit on {what}: no such controller{_instead(missing)}")
 
     def _open_parent(self, hierarchy: Hierarchy) -> None:
         base = hierarchy.own
@@ -267,6 +269,13 @@ class ControlGroups:
                     os.rmdir(leaf)
         self._parents.clear()
         self._moved.clear()
+
+
+def _instead(controllers: Sequence[str]) -> str:
+    """Name the weaker thing that stands in for a controller."""
+    if "pids" not in controllers:
+        return ""
+    return "; instead RLIMIT_NPROC counts the processes of all of a user's containers together"
 
 
 def _enable(directory: str, controllers: tuple[str, ...], sign: str = "+") -> None:
