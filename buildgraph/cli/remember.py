@@ -49,7 +49,8 @@ def remember(
         written.append([path, found.st_size, found.st_mtime_ns, found.st_ino])
     items = _looked_at(session, prepared, graph)
     if items is not None:
-        payload = json.dumps({"text": text, "written": written}).encode()
+        value = {"text": text, "written": written, "env": dict(session.workspace.variables_read)}
+        payload = json.dumps(value).encode()
         refs = tuple(blob_ref(image.digest) for image in images if image.config)  # type: ignore[arg-type]
         put_answer(session, items, payload, refs)
 
@@ -59,6 +60,8 @@ def seen_by_run(
 ) -> dict[str, FileStat] | None:
     """Return all that decided what image a command runs; None where stats cannot tell."""
     if session.store.read_only or not _tells_all(session, prepared, DeliveryOptions()):
+        return None
+    if session.workspace.variables_read:  # whoever starts it again does not look at them
         return None
     return _looked_at(session, prepared, graph)
 
@@ -79,7 +82,7 @@ def _looked_at(
     """Return every file and directory that was read, as it was; None where one is gone."""
     items: dict[str, FileStat] = dict(graph.sources.observed())
     root = session.workspace.root
-    for name in prepared.observed:
+    for name in {*prepared.observed, *session.workspace.files_read}:  # git's too, by now
         path = os.path.normpath(os.path.join(root, name))
         # What a link leads to may change while the link stays.
         for place in {path, os.path.realpath(path)}:
@@ -95,7 +98,7 @@ def _tells_all(session: Session, prepared: Prepared, delivery: DeliveryOptions) 
     """Say whether the stats of files alone tell that a build would do the same."""
     if any(o.type not in _REPEATABLE or o.dest == "-" for o in delivery.outputs):
         return False
-    if not lasts(session.settings.overrides):
+    if not lasts(session.settings.overrides) or session.workspace.volatile:
         return False
     return session.settings.offline or not _asks_somebody(prepared)
 

@@ -2,9 +2,9 @@
 must not know how anything is built, and imports next to nothing.
 
 The answer is the text the last build ended with. It is given only if every file and directory
-that build looked at still has the same stat, what it wrote is still there, and the image is still
-in the store; else None, and the whole way is gone. Once a day the whole way is gone anyway, so
-that the store sees what is in use.
+that build looked at still has the same stat, what it wrote is still there, the variables that its
+Boxfiles read have the same values, and the image is still in the store; else None, and the whole
+way is gone. Once a day the whole way is gone anyway, so that the store sees what is in use.
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ def answer(arguments: Sequence[str]) -> bool:
         return False
     value = json.loads(payload)
     if not all(_still_there(*written) for written in value["written"]):
+        return False
+    # What templates of Boxfiles read.
+    if any(os.environ.get(name) != text for name, text in value["env"].items()):
         return False
     try:
         sys.stdout.write(value["text"])
