@@ -265,7 +265,8 @@ class Outline:
         )
 
     def _plain_context(self, spec: ContextSpec) -> Any:
-        return self.relative(spec.root) or spec.root, rules_of(spec).patterns, spec.owners
+        root = self.relative(spec.root)
+        return spec.root if root is None else root, rules_of(spec).patterns, spec.owners
 
     def settings(self, label: str) -> dict[str, Any]:
         """Return what a target's definition says, by attribute, without what `steps` show."""

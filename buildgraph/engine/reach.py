@@ -1,0 +1,263 @@
+"""Knows which steps could see that a path of the workspace has changed; must not know whether it
+has, or what follows from it.
+
+A path counts for a COPY if it lies at or below one of its sources, under the ignore rules, and no
+`--exclude` leaves it out; what a link in a source leads to counts as well. Cost per path is its
+depth plus what it reaches, not the number of steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from buildgraph.context.glob import BadPattern, Components, DeepPattern, has_wildcards, unescape
+from buildgraph.context.ignore import IgnoreRules, clean_pattern
+from buildgraph.context.tree import ContextTree, NoStatCache
+from buildgraph.engine.outline import ContextRead, PathRead, rules_of
+from buildgraph.engine.selecting import glob_below
+from buildgraph.errors import InputError
+from buildgraph.filetree import Kind
+from buildgraph.graph.ops import ContextSpec, CopyOp
+from buildgraph.limits import LINK_BUDGET
+from buildgraph.rootpath import clean
+
+Seen = Callable[[str], bool]  # says of a path below a source whether it counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One source of one step: a path, and what below it counts."""
+
+    prefix: str
+    seen: Seen
+
+
+@dataclass(slots=True)
+class _Context:
+    """One context under one set of ignore rules, with the steps that read from it."""
+
+    rules: IgnoreRules
+    at: dict[str, list[tuple[str, ContextRead, Seen]]] = field(default_factory=dict)
+    above: dict[str, list[tuple[str, ContextRead]]] = field(default_factory=dict)
+
+
+class Reach:
+    """An index from paths to what reads them; paths are from the workspace's root."""
+
+    def __init__(self, root: str):
+        self._root = os.path.realpath(root)
+        self._contexts: dict[int, _Context] = {}
+        self._specs: list[ContextSpec] = []  # keeps the ids in use
+        self._bases: dict[str, list[_Context]] = {}
+        self._paths: dict[str, list[tuple[str, PathRead]]] = {}
+        self.steps = 0  # comparisons so far: what the work is measured by
+
+    def add_path(self, label: str, read: PathRead) -> None:
+        """Add a file or a directory that a target reads."""
+        self._paths.setdefault(read.path, []).append((label, read))
+        full = os.path.join(self._root, read.path)
+        if os.path.islink(full):
+            real = _below(self._root, os.path.realpath(full))
+            if real is not None:
+                self._paths.setdefault(real, []).append((label, read))
+
+    def add_context(self, label: str, read: ContextRead) -> None:
+        """Add what a step takes from a context. Raises InputError for a bad ignore file."""
+        context = self._context(read.spec)
+        for source in _sources(read, context.rules):
+            self.steps += 1
+            context.at.setdefault(source.prefix, []).append((label, read, source.seen))
+            parent = source.prefix
+            while parent:
+                parent = parent.rpartition("/")[0]
+                if parent:
+                    context.above.setdefault(parent, []).append((label, read))
+
+    def _context(self, spec: ContextSpec) -> _Context:
+        found = self._contexts.get(id(spec))
+        if found is None:
+            found = self._contexts[id(spec)] = _Context(rules_of(spec))
+            self._specs.append(spec)
+            real = os.path.realpath(spec.root)
+            for directory in {os.path.normpath(spec.root), real}:
+                base = _below(self._root, directory)
+                if base is not None:
+                    self._bases.setdefault(base, []).append(found)
+        return found
+
+    def paths(self, path: str) -> Iterator[tuple[str, PathRead]]:
+        """Yield who reads a path beside contexts: it, or a directory that it is in."""
+        for above in _upwards(path):
+            self.steps += 1
+            yield from self._paths.get(above, ())
+
+    def contexts(self, path: str) -> Iterator[tuple[str, ContextRead]]:
+        """Yield the steps that could see a change of a path."""
+        for base in _upwards(path):
+            self.steps += 1
+            for context in self._bases.get(base, ()):
+                yield from self._within(context, path[len(base) :].lstrip("/"))
+        full = os.path.join(self._root, path)
+        if os.path.islink(full) or os.path.isdir(full):  # a repository, or a link to a context
+            for base, contexts in self._bases.items():
+                self.steps += 1
+                if base.startswith(path + "/"):
+                    for context in contexts:
+                        yield from self._within(context, "")
+
+    def hides(self, path: str) -> bool:
+        """Say whether some context leaves a path out by its ignore rules."""
+        for base in _upwards(path):
+            for context in self._bases.get(base, ()):
+                rest = path[len(base) :].lstrip("/")
+                if rest and context.rules.excludes(rest):
+                    return True
+        return False
+
+    def _within(self, context: _Context, path: str) -> Iterator[tuple[str, ContextRead]]:
+        if path and context.rules.excludes(path):
+            return
+        if not path:  # the context itself
+            for found in context.at.values():
+                yield from ((label, read) for label, read, _ in found)
+            return
+        for above in _upwards(path):
+            self.steps += 1
+            below = path[len(above) :].lstrip("/")
+            for label, read, seen in context.at.get(above, ()):
+                self.steps += 1
+                if seen(below):
+                    yield label, read
+        yield from context.above.get(path, ())
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """Yield a path, the directories it is in, and "" for the root."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+    yield ""
+
+
+def _below(root: str, directory: str) -> str | None:
+    if directory == root:
+        return ""
+    prefix = root.rstrip("/") + "/"
+    return directory[len(prefix) :] if directory.startswith(prefix) else None
+
+
+def _everything(path: str) -> bool:
+    return True
+
+
+def _sources(read: ContextRead, rules: IgnoreRules) -> Iterator[_Source]:
+    op = read.op
+    if op is None:
+        yield _Source("", _everything)
+        return
+    for written in op.paths:
+        text = clean(written.replace("/./", "/"))
+        try:
+            if has_wildcards(text):
+                yield from _of_pattern(read, op, text, rules)
+            else:
+                yield from _of_path(read, op, text)
+        except BadPattern:  # an error of the build; until then nobody knows what is meant
+            yield _Source("", _everything)
+
+
+def _of_path(read: ContextRead, op: CopyOp, text: str) -> Iterator[_Source]:
+    seen = _everything if op.parents else _unless_excluded(op)
+    for name in {text, unescape(text)}:
+        yield _Source(name, seen)
+        for place in _trail(read.spec.root, name):
+            yield _Source(place, seen)
+
+
+def _of_pattern(read: ContextRead, op: CopyOp, text: str, rules: IgnoreRules) -> Iterator[_Source]:
+    names = text.split("/")
+    fixed = next(at for at, name in enumerate(names) if has_wildcards(name))
+    prefix = unescape("/".join(names[:fixed]))
+    rest = "/".join(names[fixed:])
+    seen = _deep(rest) if op.parents else _shallow(rest)
+    for place in (prefix, *_trail(read.spec.root, prefix)):
+        yield _Source(place, seen)
+    if op.parents:
+        return
+    # A link that matches is followed, so what it leads to counts.
+    try:
+        with ContextTree(read.spec.root, rules, NoStatCache()) as tree:
+            stat = tree.stat(prefix)
+            if stat is None or stat.kind is not Kind.DIR:
+                return
+            found = glob_below(tree, prefix, Components.read(rest))
+            links = [p for p in found if (s := tree.stat(p)) and s.kind is Kind.SYMLINK]
+    except (InputError, OSError):
+        return
+    for link in links:
+        for place in _trail(read.spec.root, link):
+            yield _Source(place, _everything)
+
+
+def _shallow(text: str) -> Seen:
+    pattern = Components.read(text)
+
+    def seen(path: str) -> bool:
+        parts = path.split("/") if path else []
+        return all(
+            matches(part) for matches, part in zip(pattern.names, parts, strict=False)
+        )  # shorter: a directory on the way to what matches; longer: something inside it
+
+    return seen
+
+
+def _deep(text: str) -> Seen:
+    pattern = DeepPattern.read(text)
+
+    def seen(path: str) -> bool:
+        return (
+            not path
+            or pattern.may_match_below(path)
+            or any(pattern.matches(above) for above in _upwards(path) if above)
+        )
+
+    return seen
+
+
+def _unless_excluded(op: CopyOp) -> Seen:
+    patterns = [clean_pattern(text) for text in op.exclude if text.strip()]
+    if not patterns:
+        return _everything
+    exclude = IgnoreRules(patterns, "--exclude")
+    return lambda path: not path or not exclude.excludes(path)
+
+
+def _trail(root: str, path: str) -> Iterator[str]:
+    """Yield the links on the way of a path below `root`, and where it leads in the end."""
+    todo = [part for part in path.split("/") if part][::-1]
+    at: list[str] = []
+    followed = 0
+    while todo:
+        part = todo.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            at = at[:-1]
+            continue
+        here = "/".join([*at, part])
+        try:
+            target = os.readlink(os.path.join(root, here))
+        except OSError:
+            at.append(part)  # no link, or nothing there
+            continue
+        yield here
+        followed += 1
+        if followed > LINK_BUDGET:
+            return
+        if target.startswith("/"):
+            at = []
+        todo.extend(target.split("/")[::-1])
+    if followed:
+        yield "/".join(at)

@@ -1,0 +1,285 @@
+"""Holds `affected` to the truth: after any edits, the images that come out differently are a subset
+of what it says, and every target it names comes with a way from a changed file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e.harness import Workspace
+
+FILES = {
+    "Boxfile.yaml": "workspace: {name: shop, vars: {X: '1'}}\n",
+    "README.md": "about\n",
+    "base/Dockerfile": "FROM scratch\nCOPY etc/ /etc/\nONBUILD COPY on*.txt /on/\n",
+    "base/etc/conf": "1\n",
+    "base/notes.md": "n\n",
+    "lib/Dockerfile": (
+        "ARG FLAVOUR=src\nFROM scratch AS one\nARG FLAVOUR\nCOPY $FLAVOUR/ /lib/\n"
+        "FROM scratch AS two\nCOPY other /other\nFROM one\nCOPY current/v /v\n"
+    ),
+    "lib/.dockerignore": "**/*.tmp\nsrc/skip\n!src/skip/keep\n",
+    "lib/src/a.c": "a\n",
+    "lib/src/b.tmp": "b\n",
+    "lib/src/deep/c.c": "c\n",
+    "lib/src/skip/no": "no\n",
+    "lib/src/skip/keep": "keep\n",
+    "lib/other": "o\n",
+    "lib/releases/1/v": "1\n",
+    "lib/releases/2/v": "2\n",
+    "app/Boxfile.yaml": (
+        "targets:\n"
+        "  image:\n"
+        "    contexts: {base: '//base', lib: '//lib', data: ./data}\n"
+        "  plain:\n"
+        "    # a comment\n"
+        "    dockerfile: plain.dockerfile\n"
+        "    context: ..\n"
+        "    args: {WHAT: app/one.txt}\n"
+        "  both: {rule: group, targets: [':image', ':plain']}\n"
+    ),
+    "app/Dockerfile": (
+        "FROM base\nCOPY --from=lib /lib/ /lib/\nCOPY --from=data . /data/\n"
+        "COPY --exclude=*.md docs/ /docs/\nCOPY [a-c]*.conf /conf/\n"
+    ),
+    "app/plain.dockerfile": "FROM scratch\nARG WHAT\nCOPY $WHAT base/notes.md /x/\n",
+    "app/plain.dockerfile.dockerignore": "lib\n",
+    "app/on1.txt": "on\n",
+    "app/one.txt": "one\n",
+    "app/docs/x.txt": "x\n",
+    "app/docs/x.md": "x\n",
+    "app/a.conf": "a\n",
+    "app/z.conf": "z\n",
+    "app/data/d1": "1\n",
+    "app/data/.dockerignore": "d2\n",
+    "app/data/d2": "2\n",
+    "far/Dockerfile": "FROM scratch\nCOPY . /far/\n",
+    "far/.dockerignore": "*\n!keep\n",
+    "far/keep/f": "f\n",
+    "far/gone": "g\n",
+}
+
+
+class Shop:
+    """A workspace in git whose images need no command to be built."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.top = workspace.path("shop")
+        for path, text in FILES.items():
+            workspace.write(f"shop/{path}", text)
+        os.symlink("releases/1", self.top / "lib/current")
+        os.symlink("../one.txt", self.top / "app/docs/link")
+        os.symlink("on1.txt", self.top / "app/b.conf")
+        self.git("init", "-q", "-b", "main")
+        self.git("add", "-A")
+        self.commit("first")
+
+    def git(self, *words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        done = subprocess.run(
+            ["git", *identity, *words], cwd=self.top, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    def commit(self, text: str) -> None:
+        self.git("commit", "-q", "--allow-empty", "-a", "-m", text)
+
+    def digests(self) -> dict[str, str]:
+        """Build everything that can be built."""
+        done = self.workspace.run("build", "-k", "--progress", "json", "//...", cwd="shop")
+        return done.digests
+
+    def affected(self, since: str = "first") -> dict[str, dict[str, object]]:
+        done = self.workspace.run("affected", "--since", since, "--json", cwd="shop")
+        assert done.code == 0, done.stderr
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        return {row["label"]: row for row in rows}
+
+
+@pytest.fixture
+def shop(workspace: Workspace) -> Shop:
+    made = Shop(workspace)
+    made.git("tag", "first")
+    return made
+
+
+def _append(path: str, text: str) -> Callable[[Path], None]:
+    def edit(top: Path) -> None:
+        with (top / path).open("a") as file:
+            file.write(text)
+
+    return edit
+
+
+def _write(path: str, text: str) -> Callable[[Path], None]:
+    def edit(top: Path) -> None:
+        (top / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / path).write_text(text)
+
+    return edit
+
+
+def _remove(path: str) -> Callable[[Path], None]:
+    def edit(top: Path) -> None:
+        target = top / path
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    return edit
+
+
+def _replace(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def edit(top: Path) -> None:
+        (top / path).write_text((top / path).read_text().replace(old, new))
+
+    return edit
+
+
+def _link(path: str, to: str) -> Callable[[Path], None]:
+    def edit(top: Path) -> None:
+        (top / path).unlink(missing_ok=True)
+        os.symlink(to, top / path)
+
+    return edit
+
+
+# Each edit, and exactly what it affects where it is made alone.
+APP = {"//app:image", "//app:both"}
+EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "content": (_append("lib/src/a.c", "!"), {"//lib:image"} | APP),
+    "ignored": (_append("lib/src/b.tmp", "!"), set()),
+    "brought back": (_append("lib/src/skip/keep", "!"), {"//lib:image"} | APP),
+    "not copied": (_append("README.md", "!"), set()),
+    "new file": (_write("lib/src/n/new.c", "n"), {"//lib:image"} | APP),
+    "new ignored file": (_write("lib/src/deep/x.tmp", "x"), set()),
+    "a directory by an ignored file": (_write("lib/src/n/x.tmp", "x"), {"//lib:image"} | APP),
+    "deleted": (_remove("lib/src/deep"), {"//lib:image"} | APP),
+    "through a link": (_append("lib/releases/1/v", "!"), {"//lib:image"} | APP),
+    "beside a link": (_append("lib/releases/2/v", "!"), set()),
+    "the link": (_link("lib/current", "releases/2"), {"//lib:image"} | APP),
+    "mode": (lambda top: (top / "app/a.conf").chmod(0o755), APP),
+    "a glob's link": (_append("app/on1.txt", "!"), APP),
+    "onbuild": (_write("app/on2.txt", "2"), APP),
+    "no match": (_append("app/z.conf", "!"), set()),
+    "excluded": (_append("app/docs/x.md", "!"), set()),
+    "named context": (_append("app/data/d1", "!"), APP),
+    "ignored in a named context": (_append("app/data/d2", "!"), set()),
+    "argument in a path": (_append("app/one.txt", "!"), {"//app:plain"} | APP),  # on*.txt too
+    "another context": (_append("base/notes.md", "!"), {"//app:plain", "//app:both"}),
+    "base": (_append("base/etc/conf", "!"), {"//base:image"} | APP),
+    "comment in a Dockerfile": (_append("lib/Dockerfile", "# c\n"), set()),
+    "unused stage": (_replace("lib/Dockerfile", "/other", "/another"), set()),
+    "instruction": (_append("lib/Dockerfile", "ENV A=1\n"), {"//lib:image"} | APP),
+    "comment in a Boxfile": (_replace("app/Boxfile.yaml", "a comment", "words"), set()),
+    "argument": (
+        _replace("app/Boxfile.yaml", "WHAT: app/one.txt", "WHAT: app/a.conf"),
+        {"//app:plain", "//app:both"},
+    ),
+    "ignore file": (_append("lib/.dockerignore", "src/a.c\n"), {"//lib:image"} | APP),
+    "ignore comment": (_append("lib/.dockerignore", "# c\n"), set()),
+    "variables": (_replace("Boxfile.yaml", "'1'", "'2'"), set()),
+    "new target": (_write("new/Dockerfile", "FROM scratch\nCOPY . /\n"), {"//new:image"}),
+    "excluded directory": (_write("far/gone2", "g"), set()),
+    "kept directory": (_write("far/keep/g", "g"), {"//far:image"}),
+    "new ignore file": (
+        _write("app/Dockerfile.dockerignore", "docs/x.txt\n"),
+        APP,
+    ),
+}
+
+
+def test_each_edit_affects_exactly_what_it_should(shop: Shop) -> None:
+    wrong = {}
+    for name, (edit, expected) in EDITS.items():
+        edit(shop.top)
+        rows = shop.affected()
+        if rows.keys() != expected:
+            wrong[name] = [rows[one] for one in rows.keys() - expected], expected - rows.keys()
+        shop.git("reset", "-q", "--hard", "first")
+        shop.git("clean", "-fdq")
+    assert not wrong
+
+
+def test_what_changes_is_a_subset_of_what_is_affected(shop: Shop) -> None:
+    before = shop.digests()
+    assert len(before) == 5
+    chance = random.Random(6)
+    for _ in range(8):
+        names = chance.sample(sorted(EDITS), 3)
+        for name in names:
+            EDITS[name][0](shop.top)
+        after = shop.digests()
+        changed = {label for label, digest in after.items() if before.get(label) != digest}
+        gone = set(before) - set(after)
+        rows = shop.affected()
+        assert changed | gone <= set(rows), names
+        for row in rows.values():
+            assert row["causes"], (names, row)
+        shop.git("reset", "-q", "--hard", "first")
+        shop.git("clean", "-fdq")
+
+
+def test_commits_since_a_branch_and_renames_count(shop: Shop) -> None:
+    shop.git("checkout", "-q", "-b", "work")
+    shop.git("mv", "app/z.conf", "app/c.conf")
+    shop.commit("a rename")
+    (shop.top / "far/keep/f").write_text("staged")
+    shop.git("add", "-A")
+    assert set(shop.affected("main")) == APP | {"//far:image"}
+    shop.git("checkout", "-q", "-f", "main")
+    (shop.top / "lib/src/a.c").write_text("on main")
+    shop.commit("on main")
+    shop.git("checkout", "-q", "work")
+    assert set(shop.affected("main")) == APP  # what main got since is no change of ours
+
+
+def test_why_names_the_file_and_the_way(shop: Shop) -> None:
+    (shop.top / "lib/src/a.c").write_text("2")
+    said = shop.workspace.run("affected", "--since", "first", "--why", cwd="shop").stdout
+    assert (
+        "//lib:image\n    lib/src/a.c: COPY $FLAVOUR/ /lib/, stage one (lib/Dockerfile:4:1)" in said
+    )
+    assert "//app:both\n    needs //app:image, which needs //lib:image\n        lib/src/a.c" in said
+    only = shop.workspace.run(
+        "affected", "--since", "first", "--targets", "//lib/...", cwd="shop"
+    ).stdout
+    assert only == "//lib:image\n"
+
+
+def test_waves_for_ci_systems(shop: Shop) -> None:
+    (shop.top / "base/etc/conf").write_text("2")
+    (shop.top / "lib/src/a.c").write_text("2")
+    words = ("ci", "matrix", "--since", "first", "--format")
+    github = json.loads(shop.workspace.run(*words, "github", cwd="shop").stdout)
+    assert github["count"] == 2
+    names = [[job["name"] for job in wave["include"]] for wave in github["waves"]]
+    assert names == [["base", "lib"], ["app"]]
+    assert github["waves"][1]["include"][0]["targets"] == "//app:image"
+    yaml = pytest.importorskip("yaml")
+    gitlab = yaml.safe_load(shop.workspace.run(*words, "gitlab", cwd="shop").stdout)
+    assert gitlab["stages"] == ["wave-0", "wave-1"]
+    assert gitlab["app"] == {"stage": "wave-1", "script": ["buildgraph build //app:image"]}
+    one = shop.workspace.run(*words, "github", "--max-jobs", "1", cwd="shop").stdout
+    assert json.loads(one)["waves"][0]["include"][0]["targets"] == "//base:image //lib:image"
+    shop.git("reset", "-q", "--hard", "first")
+    none = yaml.safe_load(shop.workspace.run(*words, "gitlab", cwd="shop").stdout)
+    assert none["nothing-is-affected"]["script"] == ["true"]
+
+
+def test_what_git_cannot_answer_is_said(workspace: Workspace, shop: Shop) -> None:
+    wrong = shop.workspace.run("affected", "--since", "--output=/tmp/x", cwd="shop", expect=2)
+    assert "git knows no commit '--output=/tmp/x'" in wrong.stderr
+    workspace.write("plain/Boxfile.yaml", "workspace: {name: x}\n")
+    none = workspace.run("affected", "--since", "HEAD", cwd="plain", expect=2)
+    assert "is in no git repository" in none.stderr
