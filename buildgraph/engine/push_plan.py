@@ -41,9 +41,14 @@ def push_plans(workspace: Workspace, package: str, words: Sequence[str]) -> list
     labels = workspace.expand(words, package)
     single = [word for word in words if not _is_wide(word, package)]
     named = set(workspace.expand(single, package)) if single else set()
+    left_out = [word[1:] for word in words if word.startswith("-")]
+    # Not even by way of a group: a push cannot be undone.
+    excluded = set(workspace.expand(left_out, package)) if left_out else set()
     plans: dict[Label, PushPlan] = {}
     errors: list[InputError] = []
     for label in _members(workspace, labels):
+        if label in excluded:
+            continue
         target = workspace.target(label)
         try:
             if target.rule == "push":

@@ -151,17 +151,11 @@ class Meddler:
 
 def test_what_docker_cannot_have_is_said(root_bench: Bench) -> None:
     nobody = {"DOCKER_HOST": "unix:///nowhere/sock"}
-    said = load(root_bench, "1", "--load", env=nobody, expect=3)
+    said = load(root_bench, "1", "-o", "type=docker", env=nobody, expect=3)
     assert "cannot speak to docker at /nowhere/sock" in said
-    far = {"DOCKER_HOST": "tcp://docker.example:2375"}
-    said = load(root_bench, "1", "--load=docker", env=far, expect=2)
-    assert "handed over by a unix socket alone" in said
     two = ["--platform", "linux/amd64,linux/arm64"]
     said = load(root_bench, "1", "--load", *two, env=nobody, expect=2)
     assert "has 2 platforms and docker takes one" in said
-    said = load(root_bench, "1", "-o", "type=docker", env=nobody, expect=3)
-    assert "docker" in said
-    assert "Built" not in load(root_bench, "1", "--load=false", env=nobody)
 
 
 # --- podman --------------------------------------------------------------------------------------
@@ -255,11 +249,9 @@ def ask(bench: Bench, env: dict[str, str], *words: str) -> str:
     return str(out).strip()
 
 
-def test_engines_that_are_not_there(root_bench: Bench) -> None:
+def test_an_engine_that_is_not_there(root_bench: Bench) -> None:
     empty = {"PATH": "/nowhere"}
     assert "podman is not installed" in load(root_bench, "1", "--load=podman", env=empty, expect=3)
-    said = load(root_bench, "1", "--load=containerd", env=empty, expect=3)
-    assert "ctr, containerd's own program, is not installed" in said
 
 
 # --- containerd ----------------------------------------------------------------------------------
@@ -288,7 +280,7 @@ def containerd() -> Iterator[dict[str, str]]:
             time.sleep(0.05)
         yield env
     finally:
-        process.terminate()
+        process.kill()  # it takes seconds to end by itself
         process.wait(20)
         unmount_below(home)
         remove_tree(home)
