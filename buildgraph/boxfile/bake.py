@@ -1,0 +1,453 @@
+"""Knows a bake file (HCL or JSON): what its targets, groups and variables come to; must not know
+how a target is written down.
+
+Variables have their defaults: what bake would take from the environment is noted, not read, so
+that the result is the same for everybody. Inherited attributes are merged as bake does it: names
+and mappings by name, lists of secrets appended, all else replaced. Source: Docker's "Bake file
+reference".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, assert_never
+
+from buildgraph.boxfile import hcl_nodes as hcl
+from buildgraph.boxfile.bake_json import bake_json
+from buildgraph.boxfile.hcl import RESOLVE, parse_hcl
+from buildgraph.boxfile.hcl_nodes import Block, Expression
+from buildgraph.boxfile.imported import Imported, parse_secret
+from buildgraph.errors import InputError, Location, did_you_mean, raise_all
+
+Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
+
+_MATRIX_LIMIT: Final = 1_000  # targets of one matrix
+_DEPTH: Final = 64
+_BUILTINS: Final[Mapping[str, str]] = {
+    "BAKE_CMD_CONTEXT": ".",
+    "BAKE_LOCAL_PLATFORM": "linux/amd64",
+}
+_MERGED: Final = ("args", "labels", "contexts")  # by name
+_APPENDED: Final = ("secret", "annotations", "ssh", "entitlements", "no-cache-filter")
+# Words that have no place in a Boxfile, each with what to do instead.
+_LEFT_OUT: Final[Mapping[str, str]] = {
+    "cache-from": "steps are found in the store",
+    "cache-to": "steps are kept in the store",
+    "output": "-o at the command line",
+    "attest": "not written yet",
+    "ssh": "--ssh at the command line",
+    "no-cache": "--no-cache at the command line",
+    "no-cache-filter": "--no-cache-filter at the command line",
+    "pull": "--pull at the command line",
+    "shm-size": "--shm-size at the command line",
+    "ulimits": "--ulimit at the command line",
+    "extra-hosts": "--add-host at the command line",
+    "entitlements": "--allow at the command line",
+    "call": "--call at the command line",
+    "policy": "not understood here",
+    "resource": "--memory at the command line",
+    "resources": "--memory at the command line",
+    "dockerfile-args": "",
+}
+_KNOWN: Final = (
+    *("args", "annotations", "context", "contexts", "description", "dockerfile", "inherits"),
+    *("dockerfile-inline", "labels", "matrix", "name", "network", "platforms", "secret", "tags"),
+    *("target", *_LEFT_OUT),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A target as it is written; `values` with the place of each."""
+
+    name: str
+    attributes: Mapping[str, tuple[Expression, Location]]
+    where: Location
+
+
+@dataclass(slots=True)
+class BakeFile:
+    """What a bake file comes to."""
+
+    builds: list[Imported] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_bake(text: str, path: str) -> BakeFile:
+    """Return what the bake file `path` says. Raises InputError, InputErrors with all places."""
+    root = bake_json(text, path) if path.endswith(".json") else parse_hcl(text, path)
+    return _Reader(root).read()
+
+
+class _Reader:
+    """Reads one file."""
+
+    def __init__(self, root: Block) -> None:
+        self._root = root
+        self._variables: dict[str, Expression | None] = {}
+        self._known: dict[str, Data] = dict(_BUILTINS)
+        self._open: list[str] = []
+        self._targets: dict[str, _Target] = {}
+        self._matrices: dict[str, list[str]] = {}
+        self._errors: list[InputError] = []
+        self._used: set[str] = set()
+        self._out = BakeFile()
+
+    def read(self) -> BakeFile:
+        for attribute in self._root.attributes:  # a bare attribute is a variable's default
+            self._variables[attribute.name] = attribute.value
+        groups: list[Block] = []
+        for block in self._root.blocks:
+            self._block(block, groups)
+        raise_all(self._errors)
+        for name in self._targets:
+            try:
+                self._builds(name)
+            except InputError as error:
+                self._errors.append(error)
+        for block in groups:
+            try:
+                self._group(block)
+            except InputError as error:
+                self._errors.append(error)
+        raise_all(self._errors)
+        for name, members in self._matrices.items():
+            self._out.groups.setdefault(name, members)
+        for name, found in self._out.groups.items():
+            self._out.groups[name] = (
+                [one for member in found for one in self._matrices.get(member, [member])]
+                if name not in self._matrices
+                else found
+            )
+        used = {n: self._known[n] for n in self._variables if n in self._used}
+        if used:
+            told = ", ".join(f"{name}={_text(value)!r}" for name, value in used.items())
+            self._out.notes.append(
+                f"variables have their defaults; bake took them from the environment: {told}"
+            )
+        return self._out
+
+    def _block(self, block: Block, groups: list[Block]) -> None:
+        if block.kind in ("target", "group", "variable", "function") and len(block.labels) != 1:
+            self._errors.append(InputError(f"{block.kind} needs one name", block.where))
+        elif block.kind == "variable":
+            values = {a.name: a.value for a in block.attributes}
+            self._variables[block.labels[0]] = values.get("default")
+            if block.blocks:
+                self._out.notes.append(
+                    f"not carried over: the validation of variable {block.labels[0]}"
+                )
+        elif block.kind == "target":
+            attributes = {a.name: (a.value, a.where) for a in block.attributes}
+            for inner in block.blocks:
+                self._errors.append(
+                    InputError(f"a target has no {inner.kind!r} block", inner.where)
+                )
+            self._targets[block.labels[0]] = _Target(block.labels[0], attributes, block.where)
+        elif block.kind == "group":
+            groups.append(block)
+        elif block.kind == "function":
+            self._out.notes.append(f"not carried over: the function {block.labels[0]}")
+        else:
+            hint = did_you_mean(block.kind, ("target", "group", "variable"))
+            self._errors.append(InputError(f"a bake file has no {block.kind!r}", block.where, hint))
+
+    def _group(self, block: Block) -> None:
+        members: list[str] = []
+        for attribute in block.attributes:
+            if attribute.name == "targets":
+                members += self._texts(self._value(attribute.value, {}), attribute.where)
+            elif attribute.name != "description":
+                hint = did_you_mean(attribute.name, ("targets", "description"))
+                raise InputError(f"a group has no {attribute.name!r}", attribute.where, hint)
+        self._out.groups[block.labels[0]] = members
+
+    # --- targets --------------------------------------------------------------------------
+
+    def _builds(self, name: str) -> None:
+        target = self._targets[name]
+        if name.startswith("_") and name not in self._asked_for():
+            return  # by custom what others inherit from
+        if "matrix" not in target.attributes:
+            self._out.builds.append(self._build(name, name, {}))
+            return
+        where = target.attributes["matrix"][1]
+        axes, lists = self._axes(target)
+        if "name" not in target.attributes:
+            raise InputError("a matrix needs 'name', a name for each target", where)
+        made: list[str] = []
+        for combination in itertools.product(*lists):
+            scope = dict(zip(axes, combination, strict=True))
+            own = _text(self._value(target.attributes["name"][0], scope))
+            if own in made or own in self._targets:
+                raise InputError(f"the matrix names two targets {own!r}", where)
+            made.append(own)
+            self._out.builds.append(self._build(name, own, scope))
+        self._matrices[name] = made
+
+    def _axes(self, target: _Target) -> tuple[list[str], list[list[Data]]]:
+        """Return the names and the values of a matrix."""
+        expression, where = target.attributes["matrix"]
+        axes = self._value(expression, {})
+        if not isinstance(axes, dict):
+            raise InputError("matrix: expected a mapping of lists", where)
+        lists: list[list[Data]] = []
+        for axis, values in axes.items():
+            if not isinstance(values, list):
+                raise InputError(f"matrix: {axis} is no list", where)
+            lists.append(values)
+        count = 1
+        for values in lists:
+            count *= len(values)
+        if count > _MATRIX_LIMIT:
+            raise InputError(f"the matrix makes {count} targets, more than {_MATRIX_LIMIT}", where)
+        return list(axes), lists
+
+    def _asked_for(self) -> set[str]:
+        """Return the targets that a group or a context names."""
+        found: set[str] = set()
+        for block in self._root.blocks:
+            if block.kind == "group":
+                for attribute in block.attributes:
+                    if isinstance(attribute.value, hcl.Items):
+                        found |= {
+                            str(i.value)
+                            for i in attribute.value.items
+                            if isinstance(i, hcl.Literal)
+                        }
+        for target in self._targets.values():
+            value = target.attributes.get("contexts")
+            if value is not None and isinstance(value[0], hcl.Object):
+                found |= {
+                    str(v.value).removeprefix("target:")
+                    for _, v in value[0].entries
+                    if isinstance(v, hcl.Literal)
+                }
+        return found
+
+    def _merged(
+        self, name: str, scope: Mapping[str, Data], above: tuple[str, ...] = ()
+    ) -> dict[str, tuple[Data, Location]]:
+        """Return a target's attributes with those it inherits."""
+        target = self._targets[name]
+        if name in above or len(above) > _DEPTH:
+            raise InputError(f"{name!r} inherits from itself", target.where)
+        own = {
+            key: (self._value(expression, scope), where)
+            for key, (expression, where) in target.attributes.items()
+            if key not in ("matrix", "name")
+        }
+        out: dict[str, tuple[Data, Location]] = {}
+        inherits, place = own.pop("inherits", ([], target.where))
+        for parent in self._texts(inherits, place):
+            if parent not in self._targets:
+                hint = did_you_mean(parent, self._targets)
+                raise InputError(f"there is no target {parent!r} to inherit from", place, hint)
+            _merge(out, self._merged(parent, scope, (*above, name)))
+        _merge(out, own)
+        return out
+
+    def _build(self, name: str, own: str, scope: Mapping[str, Data]) -> Imported:
+        build = Imported(own)
+        for key, (value, where) in self._merged(name, scope).items():
+            if key not in _KNOWN:
+                hint = did_you_mean(key, _KNOWN)
+                raise InputError(f"a target has no {key!r}", where, hint)
+            if value is None or value in ([], {}):
+                continue
+            if key in _LEFT_OUT:
+                build.leave_out(f"{key} = {_shown(value)}", _LEFT_OUT[key])
+            else:
+                self._set(build, key, value, where)
+        return build
+
+    def _set(  # noqa: C901 - a case for each word
+        self, build: Imported, key: str, value: Data, where: Location
+    ) -> None:
+        match key:
+            case "context":
+                build.context = self._one(value, where)
+            case "dockerfile":
+                build.dockerfile = self._one(value, where)
+            case "dockerfile-inline":
+                build.inline = self._one(value, where)
+            case "target":
+                build.stage = self._one(value, where)
+            case "network":
+                build.network = self._one(value, where)
+            case "description":
+                build.doc = self._one(value, where)
+            case "args" | "labels" | "contexts":
+                pairs = self._pairs(value, key, where)
+                setattr(build, key, {**getattr(build, key), **pairs})
+            case "annotations":
+                for text in self._texts(value, where):
+                    name, equals, data = text.partition("=")
+                    if not equals:
+                        raise InputError(f"annotation {text!r}: expected NAME=VALUE", where)
+                    build.annotations[name] = data
+            case "platforms":
+                build.platforms = [p for t in self._texts(value, where) for p in t.split(",")]
+            case "tags":
+                build.tags = self._texts(value, where)
+            case "secret":
+                self._secrets(build, value, where)
+            case _:
+                build.leave_out(key)
+
+    def _secrets(self, build: Imported, value: Data, where: Location) -> None:
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                text = ",".join(f"{k}={_text(v)}" for k, v in item.items() if v is not None)
+            else:
+                text = _text(item)
+            secret = parse_secret(text)
+            if secret is None:
+                raise InputError(f"secret {text!r}: expected id=ID,src=FILE", where)
+            build.secrets.append(secret)
+
+    # --- values ---------------------------------------------------------------------------
+
+    def _one(self, value: Data, where: Location) -> str:
+        if isinstance(value, (list, dict)):
+            raise InputError("expected a text", where)
+        return _text(value)
+
+    def _texts(self, value: Data, where: Location) -> list[str]:
+        if value is None:
+            return []
+        if not isinstance(value, list) or any(isinstance(v, (dict, list)) for v in value):
+            raise InputError("expected a list of texts", where)
+        return [_text(item) for item in value if item not in (None, "")]
+
+    def _pairs(self, value: Data, key: str, where: Location) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise InputError(f"{key}: expected a mapping", where)
+        return {name: _text(inner) for name, inner in value.items() if inner is not None}
+
+    def _value(self, expression: Expression, scope: Mapping[str, Data]) -> Data:
+        match expression:
+            case hcl.Literal(value=value):
+                return value
+            case hcl.Template(parts=parts):
+                return "".join(self._part(part, scope) for part in parts)
+            case hcl.Reference():
+                return self._reference(expression, scope)
+            case hcl.Items(items=items):
+                return [self._value(item, scope) for item in items]
+            case hcl.Object(entries=entries):
+                return {_text(self._value(k, scope)): self._value(v, scope) for k, v in entries}
+            case hcl.Choice(condition=condition, yes=yes, no=no):
+                return self._value(yes if _truth(self._value(condition, scope)) else no, scope)
+            case hcl.Operation():
+                return self._operation(expression, scope)
+            case hcl.Call(name=name, where=where):
+                raise InputError(f"the function {name}() is not understood here", where, RESOLVE)
+            case _:
+                assert_never(expression)
+
+    def _part(self, part: Expression, scope: Mapping[str, Data]) -> str:
+        value = self._value(part, scope)
+        if isinstance(value, (list, dict)):
+            raise InputError("a list cannot be part of a text", part.where, RESOLVE)
+        return _text(value)
+
+    def _operation(self, operation: hcl.Operation, scope: Mapping[str, Data]) -> bool:
+        right = self._value(operation.right, scope)
+        if operation.left is None:
+            return not _truth(right)
+        left = self._value(operation.left, scope)
+        match operation.sign:
+            case "&&":
+                return _truth(left) and _truth(right)
+            case "||":
+                return _truth(left) or _truth(right)
+            case "!=":
+                return left != right
+            case _:
+                return left == right
+
+    def _reference(self, reference: hcl.Reference, scope: Mapping[str, Data]) -> Data:
+        name, path = reference.name, list(reference.path)
+        if name in scope:
+            value = scope[name]
+        elif name == "target" and path:
+            value = self._of_target(str(path.pop(0)), path, reference.where)
+            if path:
+                path.pop(0)
+        else:
+            value = self._variable(name, reference.where, scope)
+        for part in path:
+            if isinstance(value, dict) and part in value:
+                value = value[str(part)]
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            else:
+                raise InputError(f"{name} has no {part!r}", reference.where)
+        return value
+
+    def _of_target(self, name: str, path: list[str | int], where: Location) -> Data:
+        if name not in self._targets or not path:
+            raise InputError(
+                f"there is no target {name!r}", where, did_you_mean(name, self._targets)
+            )
+        if name in self._open:
+            self._circle(name, where)
+        self._open.append(name)
+        found = self._merged(name, {}).get(str(path[0]), (None, where))[0]
+        self._open.pop()
+        return found
+
+    def _variable(self, name: str, where: Location, scope: Mapping[str, Data]) -> Data:
+        self._used.add(name)
+        if name in self._known:
+            return self._known[name]
+        if name not in self._variables:
+            hint = did_you_mean(name, (*self._variables, *scope))
+            raise InputError(f"there is no variable {name!r}", where, hint)
+        if name in self._open:
+            self._circle(name, where)
+        default = self._variables[name]
+        self._open.append(name)
+        value = "" if default is None else self._value(default, {})
+        self._open.pop()
+        self._known[name] = "" if value is None else value
+        return self._known[name]
+
+    def _circle(self, name: str, where: Location) -> NoReturn:
+        raise InputError(f"{' -> '.join([*self._open, name])} is a circle", where)
+
+
+def _merge(
+    into: dict[str, tuple[Data, Location]], new: Mapping[str, tuple[Data, Location]]
+) -> None:
+    for key, (value, where) in new.items():
+        old = into.get(key, (None, where))[0]
+        if key in _MERGED and isinstance(old, dict) and isinstance(value, dict):
+            value = {**old, **value}
+        elif key in _APPENDED and isinstance(old, list) and isinstance(value, list):
+            value = [*old, *value]
+        elif value is None and key not in _MERGED:
+            continue
+        into[key] = (value, where)
+
+
+def _truth(value: Data) -> bool:
+    return value is True or value == "true"
+
+
+def _text(value: Data) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _shown(value: Data) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_shown(inner)}" for key, inner in value.items())
+    return _text(value)
