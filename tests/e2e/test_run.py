@@ -111,7 +111,6 @@ def test_directories_of_the_host(place: Place) -> None:
     assert "/proc, /sys and /dev are ours" in err
 
 
-@BOTH
 def test_what_it_wrote_can_be_kept(place: Place) -> None:
     text = "mkdir /new; echo n > /new/f; ln -s f /new/l; rm /two; echo changed > /one"
     _, err = place.run("run", "-u", "0", "--keep", "kept", ":image", text)
@@ -137,7 +136,6 @@ def test_limits_are_said(place: Place) -> None:
     assert "seccomp=unconfined" in err
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("text", "number", "code"),
     [
