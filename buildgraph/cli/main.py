@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("diff", "Say in what two images differ."),
     "history": ("history", "Say when a target was built and why, or what its image is made of."),
     "lint": ("lint", "Check Dockerfiles and Boxfiles."),
-    "lock": ("lock", "Pin the Debian packages of targets in Boxfile.lock."),
+    "lock": ("lock", "Pin images and Debian packages in Boxfile.lock."),
     "login": ("login", "Keep a name and a password for a registry."),
     "logout": ("logout", "Forget the name and the password of a registry."),
     "logs": ("logs", "Print what the services of a test wrote when it last ran."),
