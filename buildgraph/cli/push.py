@@ -30,7 +30,7 @@ from buildgraph.engine.smoke.report import SmokeReport
 from buildgraph.engine.smoke.runner import SmokeOptions, SmokeRunner
 from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.oci.image import Artifact
-from buildgraph.oci.registry.push import Pushed
+from buildgraph.oci.registry.push import Pushed, Pusher
 
 
 @dataclass(slots=True)
@@ -109,7 +109,6 @@ def _run(targets: tuple[str, ...], settings: Settings, screen: Screen) -> _Done:
             raise HostError("the store is read only, so nothing can be built to be pushed")
         workspace = session.workspace
         plans = push_plans(workspace, session.package, targets)
-        pusher = session.images.pusher()
         prepared = session.prepare(
             workspace,
             list(dict.fromkeys(plan.image for plan in plans)),
@@ -139,20 +138,30 @@ def _run(targets: tuple[str, ...], settings: Settings, screen: Screen) -> _Done:
         session.store.sync()
         done.reports = runner.reports
         ready = _ready(plans, deliverer.artifacts, done, keep_going=settings.keep_going)
-        for plan in ready:
-            artifact = deliverer.artifacts[str(plan.image)]
-            try:
-                found = push_names(pusher, artifact, plan.names, plan.if_exists)
-            except BuildgraphError as error:
-                error.where = error.where or plan.where
-                done.result.errors.append(error)
-                if not settings.keep_going:
-                    break
-            else:
-                done.pushed += [(plan, pushed) for pushed in found]
-        pushed_plans = [plan for plan, _ in done.pushed]
-        done.held = [plan for plan in plans if plan not in pushed_plans]
+        _push(ready, deliverer.artifacts, session.images.pusher(), settings, done)
+    pushed_plans = [plan for plan, _ in done.pushed]
+    done.held = [plan for plan in plans if plan not in pushed_plans]
     return done
+
+
+def _push(
+    ready: Sequence[PushPlan],
+    artifacts: Mapping[str, Artifact],
+    pusher: Pusher,
+    settings: Settings,
+    done: _Done,
+) -> None:
+    """Push one after the other; the first failure is the last without -k."""
+    for plan in ready:
+        try:
+            found = push_names(pusher, artifacts[str(plan.image)], plan.names, plan.if_exists)
+        except BuildgraphError as error:
+            error.where = error.where or plan.where
+            done.result.errors.append(error)
+            if not settings.keep_going:
+                return
+        else:
+            done.pushed += [(plan, pushed) for pushed in found]
 
 
 def _ready(

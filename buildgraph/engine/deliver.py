@@ -327,12 +327,12 @@ class Deliverer:
         self._store.put_record("image", label, canonical(value), refs=tuple(dict.fromkeys(refs)))
 
     def _write(self, output: Output, made: _Made) -> str:
-        names = made.names
         if output.type == "registry":
             assert self._pusher is not None
-            return push_output(self._pusher(), output, made.artifact, names)
+            return push_output(self._pusher(), output, made.artifact, made.names)
+        names = tuple(parse_reference(n).with_default_tag() for n in output.names) or made.names
         if output.type == "load":
-            return self._load(output, made)
+            return self._load(output, made, names)
         own_name = made.own_name
         if output.type == "oci" and not output.tar:
             if made.several and not names:
@@ -369,14 +369,14 @@ class Deliverer:
         else:
             export_tar(parts[0][1], place)
 
-    def _load(self, output: Output, made: _Made) -> str:
+    def _load(self, output: Output, made: _Made, names: Sequence[Reference]) -> str:
         assert self._handover is not None
         return self._handover.give(
             output.engine,
             made.images[0],
             made.results[0],
             made.artifact,
-            made.names,
+            names,
             made.own_name.lower(),
             self._options.compression,
             made.annotations,

@@ -22,7 +22,7 @@ _TYPES = ("oci", "docker", "tar", "local", "registry", "cacheonly")  # as `-o` c
 class Output:
     """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout.
 
-    `names` are what a registry is to call the image, besides its tags. `split` puts each platform's
+    `names` are what the image is called there, instead of its tags. `split` puts each platform's
     files into a directory of its name; None = where there are several. Of type `load` (`--load`,
     or type=docker without a dest) the image goes to `engine`. `by_digest` pushes without a tag, and
     `canonical` tells such a name with its digest.
@@ -57,7 +57,7 @@ def parse_output(text: str) -> Output:
     compression = fields.pop("compression", "")
     level = fields.pop("compression-level", "")
     split = fields.pop("platform-split", "") if kind in ("local", "tar") else ""
-    names, by_digest, canonical = _names(text, fields) if kind == "registry" else ((), False, False)
+    names, by_digest, canonical = _names(text, kind, fields)
     if kind in ("registry", "docker", "oci", "cacheonly"):
         _check_images_options(text, fields)
     if fields:
@@ -79,9 +79,15 @@ def parse_output(text: str) -> Output:
     )
 
 
-def _names(text: str, fields: dict[str, str]) -> tuple[tuple[str, ...], bool, bool]:
-    """Return the names a push is to go by, whether by digest alone, and whether that is told."""
+def _names(text: str, kind: str, fields: dict[str, str]) -> tuple[tuple[str, ...], bool, bool]:
+    """Return what an image is called, whether it is pushed by digest alone, and whether that is
+    told.
+    """
+    if kind not in ("registry", "docker", "oci"):
+        return (), False, False
     names = tuple(name for name in fields.pop("name", "").split(",") if name)
+    if kind != "registry":
+        return names, False, False
     by_digest = parse_bool(fields.pop("push-by-digest", "false"), f"-o {text}: push-by-digest")
     canonical = parse_bool(fields.pop("name-canonical", "false"), f"-o {text}: name-canonical")
     return names, by_digest, canonical

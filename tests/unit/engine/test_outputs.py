@@ -19,6 +19,7 @@ ARTIFACT = Artifact(Descriptor(MEDIA_MANIFEST, DIGEST, 1), ())
     ("text", "expected"),
     [
         ("type=docker", Output("load")),
+        ("type=docker,name=a/b:1", Output("load", names=("a/b:1",))),
         ("type=docker,dest=-", Output("docker", "-")),
         ("type=registry", Output("registry")),
         (
