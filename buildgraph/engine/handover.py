@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from buildgraph.oci.compress import Compression
-from buildgraph.oci.handover.containerd import hand_to_containerd
-from buildgraph.oci.handover.docker import hand_to_docker
 from buildgraph.oci.handover.handed import Engine, Handed
 from buildgraph.oci.handover.outside import Outside
-from buildgraph.oci.handover.podman import hand_to_podman
 from buildgraph.oci.image import Artifact, ManifestResult
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.reference import Reference, parse_reference
@@ -50,6 +47,9 @@ class Handover:
         """
         match engine:
             case "docker":
+                # http.client takes longer to import than a build with nothing to do.
+                from buildgraph.oci.handover.docker import hand_to_docker
+
                 handed = hand_to_docker(
                     image,
                     self._layers,
@@ -60,8 +60,12 @@ class Handover:
                     annotations,
                 )
             case "podman":
+                from buildgraph.oci.handover.podman import hand_to_podman
+
                 handed = hand_to_podman(result, self._layers.store, names, self._outside)
             case "containerd":
+                from buildgraph.oci.handover.containerd import hand_to_containerd
+
                 names = names or (parse_reference(f"localhost/{fallback}").with_default_tag(),)
                 handed = hand_to_containerd(
                     artifact, self._layers, names, self._environ, self._outside
