@@ -102,6 +102,26 @@ def test_what_passed_is_pushed_and_nothing_else(
     assert "(there already)" in again.stdout
 
 
+def test_one_failure_is_enough_unless_told_otherwise(
+    shop: Workspace, server: RegistryServer
+) -> None:
+    name = f"{server.host}/shop/two"
+    boxfile(
+        shop,
+        server,
+        f'    tags: ["{name}:good"]\n    requires: [smoke]\n'
+        '  wrong: {rule: smoke, checks: [{file: {image: ":image", path: /g, contains: no}}]}\n'
+        f'  never: {{rule: push, image: ":image", tags: ["{name}:bad"], requires: [smoke, wrong]}}\n',
+    )
+    failed = shop.run("push", "//app/...", expect=1)
+    assert "//app:release: not pushed\n//app:never: not pushed" in failed.stderr
+    assert tags_of(server, "shop/two") == []
+    failed = shop.run("push", "//app/...", "-k", expect=1)
+    assert f"//app:release -> {name}:good" in failed.stdout
+    assert "//app:never: not pushed" in failed.stderr
+    assert tags_of(server, "shop/two") == ["good"]
+
+
 def test_a_tag_that_exists(shop: Workspace, server: RegistryServer) -> None:
     name = f"{server.host}/shop/exists"
     tags = f'    tags: ["{name}:1"]\n'
