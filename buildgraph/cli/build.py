@@ -17,16 +17,18 @@ from buildgraph.cli.choose import choose
 from buildgraph.cli.docker_flags import DOCKER, DockerCommand, said
 from buildgraph.cli.entry import Terminated, guarded, report
 from buildgraph.cli.flags import CONDUCT, INPUT, LOOKUP, RESULT, RUNNING, BuildFlags, flags
-from buildgraph.cli.lint_build import last_line, refuse
+from buildgraph.cli.lint_build import findings, last_line, refuse
 from buildgraph.cli.options import progress_mode, store_option
+from buildgraph.cli.readers import Readers, open_readers
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
+from buildgraph.engine.build import BuildResult
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
 from buildgraph.engine.handover import Handover
 from buildgraph.engine.history import Chronicle
 from buildgraph.errors import BuildgraphError
-from buildgraph.oci.handover.outside import outside
+from buildgraph.oci.handover.outside import Outside, outside
 
 _HELP = """Build targets, or a directory with a Dockerfile.
 
@@ -58,7 +60,16 @@ def command(**given: Any) -> int:
 
         return show_plan(asked.targets, asked.file, settings, as_json=progress == "json")
     delivery = delivery_of(asked)
-    return run_build(asked.targets, asked.file, settings, delivery, progress, notes)
+    return run_build(
+        asked.targets,
+        asked.file,
+        settings,
+        delivery,
+        progress,
+        notes,
+        events=asked.events,
+        junit=asked.junit,
+    )
 
 
 def run_build(
@@ -68,10 +79,19 @@ def run_build(
     delivery: DeliveryOptions,
     progress: str,
     notes: Sequence[str] = (),
+    *,
+    events: str | None = None,
+    junit: str | None = None,
 ) -> int:
     """Build and return the exit code; every error has been shown by then."""
     catch_signals()
-    screen = make_listener(progress, sys.stdout, sys.stderr, os.environ)
+    screen = open_readers(
+        make_listener(progress, sys.stdout, sys.stderr, os.environ),
+        os.environ,
+        sys.stderr,
+        events=events,
+        junit=junit,
+    )
     for note in notes:
         screen(ev.Notice(0.0, note))
     try:
@@ -81,44 +101,64 @@ def run_build(
             ) as programs,
             Session(settings, os.environ, os.getcwd()) as session,
         ):
-            workspace, chosen = choose(session, targets, file)
-            prepared = session.prepare(workspace, chosen, screen)
-            refuse(prepared.inputs)
-            with session.open_graph(prepared) as graph:
-                deliverer = Deliverer(
-                    session.store,
-                    session.layers,
-                    delivery,
-                    session.epoch,
-                    session.images.pusher,
-                    Handover(session.layers, session.environ, programs, session.cancel),
-                )
-                chronicle = Chronicle(screen)
-                result = graph.build(deliverer.deliveries(prepared), chronicle)
-                chronicle.write(session.store, prepared, result.outcomes, result.images)
-                if not session.store.read_only:
-                    session.store.sync()
-                if result.built and not result.errors and (line := last_line(prepared.inputs)):
-                    screen(ev.Notice(session.now(), line, "info"))
-                screen.close()
-                _offer_shell(session)
-                if not result.errors:
-                    deliverer.finish(result.images)
-                    text = last_words(result.images, progress)
-                    remember(session, prepared, graph, result.images, delivery, text)
-                    if not any(output.dest == "-" for output in delivery.outputs):
-                        click.echo(text, nl=False)
+            result = _build(session, screen, targets, file, delivery, progress, programs)
     except BuildgraphError as error:
+        screen.failed(error)
         screen.close()
         if screen.has_shown(error):
             return error.exit_code
         raise
     finally:
         screen.close()
+        screen.finish()
     for failure in result.errors:
         if not screen.has_shown(failure):
             report(failure)
     return max((failure.exit_code for failure in result.errors), default=0)
+
+
+def _build(
+    session: Session,
+    screen: Readers,
+    targets: tuple[str, ...],
+    file: str | None,
+    delivery: DeliveryOptions,
+    progress: str,
+    programs: Outside,
+) -> BuildResult:
+    """Build in an open session, and say what came of it."""
+    workspace, chosen = choose(session, targets, file)
+    prepared = session.prepare(workspace, chosen, screen)
+    refuse(prepared.inputs)
+    with session.open_graph(prepared) as graph:
+        deliverer = Deliverer(
+            session.store,
+            session.layers,
+            delivery,
+            session.epoch,
+            session.images.pusher,
+            Handover(session.layers, session.environ, programs, session.cancel),
+        )
+        chronicle = Chronicle(screen)
+        result = graph.build(deliverer.deliveries(prepared), chronicle)
+        chronicle.write(session.store, prepared, result.outcomes, result.images)
+        if not session.store.read_only:
+            session.store.sync()
+        if result.built and not result.errors and (line := last_line(prepared.inputs)):
+            screen(ev.Notice(session.now(), line, "info"))
+        if screen.want_findings:
+            screen.findings(findings(prepared.inputs))
+        screen.close()
+        _offer_shell(session)
+        for failure in result.errors:
+            screen.failed(failure)
+        if not result.errors:
+            deliverer.finish(result.images)
+            text = last_words(result.images, progress)
+            remember(session, prepared, graph, result.images, delivery, text)
+            if not any(output.dest == "-" for output in delivery.outputs):
+                click.echo(text, nl=False)
+    return result
 
 
 def _offer_shell(session: Session) -> None:

@@ -64,6 +64,8 @@ class BuildFlags:
     call: str = "build"
     quiet: bool = False
     progress: str = "auto"
+    events: str | None = None
+    junit: str | None = None
     store: str | None = None
 
 
@@ -161,6 +163,10 @@ CONDUCT: tuple[Flag[Any], ...] = (
         show_default=True,
         help="How to show what goes on.",
     ),
+    click.option(
+        "--events", metavar="FILE", help="Write what happens there, a JSON object a line."
+    ),
+    click.option("--junit", metavar="FILE", help="Write JUnit's XML there: a case for each step."),
 )
 
 

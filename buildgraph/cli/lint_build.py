@@ -37,6 +37,11 @@ def last_line(inputs: Sequence[TargetInput]) -> str:
     )
 
 
+def findings(inputs: Sequence[TargetInput]) -> tuple[Finding, ...]:
+    """Return what the checks find in what is built."""
+    return _found(inputs, graph=True)
+
+
 def _asked(one: TargetInput) -> str:
     return one.build.args.get(CHECK_ARG) or one.dockerfile.directives.check or ""
 

@@ -19,15 +19,18 @@ def write_github(report: Report, *, strict: bool, prefix: str) -> str:
         text = "\n".join(
             filter(None, (one.message, one.reason, f"Fix: {one.fix}" if one.fix else ""))
         )
-        lines.append(_command(level, one.rule, text, one.where, one.end_line, prefix))
+        lines.append(annotation(level, one.rule, text, one.where, one.end_line, prefix))
     for error in report.errors:
         text = f"{error.message}\n{error.hint}" if error.hint else error.message
         where = error.where or Location("")
-        lines.append(_command("error", "buildgraph", text, where, 0, prefix))
+        lines.append(annotation("error", "buildgraph", text, where, 0, prefix))
     return "".join(f"{line}\n" for line in lines)
 
 
-def _command(level: str, title: str, text: str, where: Location, end_line: int, prefix: str) -> str:
+def annotation(
+    level: str, title: str, text: str, where: Location, end_line: int, prefix: str
+) -> str:
+    """Return the command that puts `text` at a place; a place without a path is nowhere."""
     properties: list[tuple[str, str]] = []
     if where.path:
         path = where.path if where.path.startswith("/") else prefix + where.path

@@ -63,6 +63,10 @@ def make_listener(mode: str, out: TextIO, err: TextIO, env: Mapping[str, str]) -
         from buildgraph.cli.progress_live import LiveScreen
 
         return LiveScreen(err, env)
+    if env.get("GITLAB_CI", "") == "true":
+        from buildgraph.cli.progress_gitlab import GitlabScreen
+
+        return GitlabScreen(err, env)
     from buildgraph.cli.progress_plain import PlainScreen
 
     return PlainScreen(err, env)

@@ -20,6 +20,7 @@ from buildgraph.cli.entry import guarded, report
 from buildgraph.cli.escape import no_commands, safe
 from buildgraph.cli.hold import Holder
 from buildgraph.cli.options import progress_option, store_option
+from buildgraph.cli.readers import open_readers
 from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.cli.words import plural, seconds
@@ -94,7 +95,9 @@ def run_tests(
 ) -> tuple[BuildResult, dict[str, SmokeReport]]:
     """Build and test; every error has been shown by then. Returns what came of it."""
     catch_signals()
-    screen = make_listener(progress, sys.stdout, sys.stderr, os.environ)
+    screen = open_readers(
+        make_listener(progress, sys.stdout, sys.stderr, os.environ), os.environ, sys.stderr
+    )
     try:
         with Session(settings, os.environ, os.getcwd()) as session:
             if session.store.read_only:
@@ -125,12 +128,14 @@ def run_tests(
                 result = graph.build(runner.deliveries(prepared), screen, cancel)
             session.store.sync()
     except BuildgraphError as error:
+        screen.failed(error)
         screen.close()
         if not screen.has_shown(error):
             raise
         return BuildResult(errors=[error]), {}
     finally:
         screen.close()
+        screen.finish()
         if holder is not None:
             holder.close()
     for failure in result.errors:

@@ -29,7 +29,7 @@ _NOT_ANSWERED = (
     "--progress=rawjson",
     "rawjson",
 )
-_SWITCHES = ("--no-cache", "--pull=", "--check", "--call")
+_SWITCHES = ("--no-cache", "--pull=", "--check", "--call", "--events", "--junit")
 # Whose command this is; later an ordinary user's process is root of its own namespace.
 _WHO = os.geteuid()
 _ENVIRONMENT = ("SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "HOME")
@@ -65,6 +65,8 @@ def answer(arguments: Sequence[str]) -> bool:
     """Print what the last build said and return True, if nothing has changed since."""
     if any(word in _NOT_ANSWERED or word.startswith(_SWITCHES) for word in arguments):
         return False
+    if "GITHUB_STEP_SUMMARY" in os.environ:
+        return False  # a summary is written of every build
     index = os.path.join(store_of(arguments), "index.sqlite")
     if not os.path.exists(index):
         return False

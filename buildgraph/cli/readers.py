@@ -1,0 +1,125 @@
+"""Knows that a build is read by programs beside the person who watches it, and who they are; must
+not know what any of them writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from buildgraph.cli.screen import Screen
+from buildgraph.errors import BuildgraphError
+from buildgraph.events import Event, NodeFailed
+
+if TYPE_CHECKING:
+    from buildgraph.cli.lint_report import Finding
+
+
+class Reader(Protocol):
+    """Takes in what happens and makes something of it when it is closed.
+
+    Calls come one at a time and never raise; whoever makes one closes it, once.
+    """
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        ...
+
+    def failed(self, error: BuildgraphError) -> None:
+        """Take in what ended the command outside of any node."""
+        ...
+
+    def close(self) -> None:
+        """Write what is to be written. Raises HostError where that cannot be done."""
+        ...
+
+
+class Readers:
+    """A screen and the readers beside it; is a screen itself."""
+
+    def __init__(self, screen: Screen, readers: Sequence[Reader]):
+        self._screen = screen
+        self._readers = readers
+        self._lock = threading.Lock()
+        self._failures: list[BuildgraphError] = []
+        self._closed = False
+
+    def __call__(self, event: Event) -> None:
+        """Show one event and pass it on."""
+        self._screen(event)
+        with self._lock:
+            if isinstance(event, NodeFailed):
+                self._failures.append(event.error)
+            for reader in self._readers:
+                reader(event)
+
+    def failed(self, error: BuildgraphError) -> None:
+        """Tell the readers what ended the command, each error once."""
+        if not any(error is known for known in self._failures):
+            self._failures.append(error)
+            for reader in self._readers:
+                reader.failed(error)
+
+    def findings(self, found: Iterable[Finding]) -> None:
+        """Tell readers that want to know what the checks have found."""
+        for reader in self._readers:
+            take = getattr(reader, "findings", None)
+            if take is not None:
+                take(found)
+
+    @property
+    def want_findings(self) -> bool:
+        """Say whether `findings` is worth its work."""
+        return any(hasattr(reader, "findings") for reader in self._readers)
+
+    def close(self) -> None:
+        """Close the screen; idempotent. The readers are closed by `finish`."""
+        self._screen.close()
+
+    def has_shown(self, error: BuildgraphError) -> bool:
+        """Say what the screen says."""
+        return self._screen.has_shown(error)
+
+    def finish(self) -> None:
+        """Close the readers, once everything is known; idempotent. Raises HostError."""
+        if self._closed:
+            return
+        self._closed = True
+        trouble: BuildgraphError | None = None
+        for reader in self._readers:
+            try:
+                reader.close()
+            except BuildgraphError as error:
+                trouble = error
+        if trouble is not None:
+            raise trouble
+
+
+def open_readers(
+    screen: Screen,
+    env: Mapping[str, str],
+    err: TextIO,
+    *,
+    events: str | None = None,
+    junit: str | None = None,
+    cwd: str = ".",
+) -> Readers:
+    """Return a screen with the readers that the command line and the environment ask for.
+
+    Raises InputError, HostError where a file cannot be written.
+    """
+    readers: list[Reader] = []
+    if events is not None:
+        from buildgraph.cli.events_file import EventsFile
+
+        readers.append(EventsFile(events))
+    if junit is not None:
+        from buildgraph.cli.report_junit import JunitReport
+
+        readers.append(JunitReport(junit))
+    if env.get("GITHUB_ACTIONS") == "true":
+        from buildgraph.cli.github import GithubReader
+
+        readers.append(GithubReader(err, env, cwd))
+    return Readers(screen, readers)
