@@ -56,8 +56,9 @@ def _without_comment(line: str) -> str:
 
 def commands_of(lines: list[str]) -> list[list[str]]:
     """Return the words of each command of the program in lines."""
-    parts = itertools.chain.from_iterable(line.split(" && ") for line in lines)
-    return [shlex.split(part)[1:] for part in parts if part.split()[0] == PROGRAM]
+    parts = itertools.chain.from_iterable(re.split(r" && | \| ", line) for line in lines)
+    words = [shlex.split(part.removeprefix("! ")) for part in parts]
+    return [each[1:] for each in words if each[0] == PROGRAM]
 
 
 def table_of_commands() -> dict[str, list[str]]:
@@ -195,6 +196,7 @@ def test_the_sample_of_a_boxfile_is_one(workspace: Workspace) -> None:
     workspace.write("app/Boxfile.yaml", sample)
     workspace.write("app/Dockerfile", "ARG PY\nFROM base\nCOPY --from=protos /made /made\n")
     workspace.write("proto/Boxfile.yaml", "targets: {gen: {}}\n")
+    workspace.write("db/Dockerfile", "FROM scratch\nCOPY made /made\n")
     workspace.write("proto/Dockerfile", "FROM scratch\nCOPY made /made\n")
     workspace.write("tools/tool/Dockerfile", "FROM scratch\nCOPY made /made\n")
     listed = workspace.run("list").stdout.split("\n")
@@ -202,6 +204,9 @@ def test_the_sample_of_a_boxfile_is_one(workspace: Workspace) -> None:
         "//app",
         "//app:base",
         "//app:everything",
+        "//app:release",
+        "//app:smoke",
+        "//db",
         "//proto:gen",
         "//tools/tool",
     ]
