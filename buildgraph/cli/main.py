@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "query": ("query", "Ask what needs what, in Bazel's words."),
     "affected": ("affected", "List the targets that changes since a commit can change, and why."),
     "ci": ("ci", "Write what a CI system is to run."),
+    "graph": ("graph", "Draw targets and their steps."),
     "diff": ("diff", "Say in what two images differ."),
     "history": ("history", "Say when a target was built and why, or what its image is made of."),
     "lint": ("lint", "Check Dockerfiles and Boxfiles."),
