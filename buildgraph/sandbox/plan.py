@@ -6,7 +6,7 @@ A plan is a dict of plain values (wire.py): the child imports neither dataclasse
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
@@ -119,7 +119,7 @@ def make_plan(
         "stdin": stdin,
         "errors": errors,
         "tty": spec.tty,
-        "lowers": list(spec.lowers),
+        "lowers": _stack(spec.lowers),
         "upper": spec.upper,
         "work": spec.work,
         "hostname": spec.hostname,
@@ -187,6 +187,15 @@ def _depth(mount: Mount) -> int:
     return mount.target.rstrip("/").count("/")
 
 
+def _stack(lowers: Iterable[str]) -> list[str]:
+    """Return layers, the top first, each once: two steps may have made the same one.
+
+    Overlayfs refuses a directory twice (ELOOP). Whatever the lower one says is said by the same
+    layer above it, its deletions too, so leaving it out changes nothing.
+    """
+    return list(dict.fromkeys(lowers))
+
+
 def _mount(mount: Mount) -> tuple[Any, ...]:
     match mount:
         case Bind(source, target, read_only, beneath):
@@ -194,7 +203,7 @@ def _mount(mount: Mount) -> tuple[Any, ...]:
         case TmpfsMount(target, size, mode, uid, gid, noexec, read_only):
             return ("tmpfs", target, size, mode, uid, gid, noexec, read_only)
         case OverlayMount(lowers, target, read_only):
-            return ("overlay", target, list(lowers), read_only)
+            return ("overlay", target, _stack(lowers), read_only)
         case FileMount(target, content, mode, uid, gid):
             return ("file", target, content, mode, uid, gid)
         case _:

@@ -13,7 +13,7 @@ from buildgraph.sandbox import cgroup, userns
 from buildgraph.sandbox.host import ExitStatus
 from buildgraph.sandbox.network import resolv_conf
 from buildgraph.sandbox.plan import Ids, Machine, make_plan
-from buildgraph.sandbox.spec import Bind, FileMount, Limits, SandboxSpec, Tmpfs
+from buildgraph.sandbox.spec import Bind, FileMount, Limits, OverlayMount, SandboxSpec, Tmpfs
 from buildgraph.sandbox.wire import receive, send
 
 MIB = 1 << 20
@@ -64,6 +64,15 @@ def plan(spec: SandboxSpec, of: Ids, machine: Machine) -> dict[str, object]:
     return make_plan(
         spec, of, machine, dns="nameserver x\n", stdin=False, netns="none", count_processes=True
     )
+
+
+def test_a_layer_that_was_made_twice_is_stacked_once() -> None:
+    """Overlayfs refuses a directory twice; the upper one says all that the lower one does."""
+    mounts = (OverlayMount(("/a", "/b", "/a"), "/m"),)
+    spec = SandboxSpec(("/c", "/a", "/c", "/b", "/a"), ("x",), mounts=mounts)
+    made = plan(spec, ids(), Machine(True, 0, False))
+    assert made["lowers"] == ["/c", "/a", "/b"]
+    assert made["mounts"] == [("overlay", "/m", ["/a", "/b"], False)]
 
 
 def test_outer_mounts_come_first() -> None:
