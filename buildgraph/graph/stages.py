@@ -57,9 +57,13 @@ class _State:
     steps: list[StepIR] = field(default_factory=list)
 
     def child(self) -> _State:
-        """Return the state a stage built FROM this one starts with."""
+        """Return the state a stage built FROM this one starts with.
+
+        ENV is set anew, so an ARG that hid one does so in its own stage alone.
+        """
         config = replace(self.config, on_build=(), history=())
-        return _State(config, dict(self.env), dict(self.image_env), dict(self.args), self.cwd)
+        env = {**self.env, **self.image_env}
+        return _State(config, env, dict(self.image_env), dict(self.args), self.cwd)
 
 
 class Unfolder:

@@ -95,6 +95,13 @@ def test_the_later_of_arg_and_env_wins_while_building() -> None:
     assert dict(final("FROM x\nENV A=env\nARG A=arg\nRUN true").env)["A"] == "env"
 
 
+def test_an_arg_hides_a_variable_in_its_own_stage_alone() -> None:
+    text = "FROM x AS a\nENV A=env B=env\nARG A=arg C=arg\nRUN here\nFROM a\nRUN child\n"
+    here, child = (dict(one.env) for one in runs(unfold(text)))
+    assert (here["A"], child["A"]) == ("arg", "env")
+    assert (here["C"], child["C"]) == ("arg", "arg")
+
+
 def test_args_are_inherited_by_stages_built_on_it_and_by_no_other() -> None:
     text = (
         "FROM x AS a\nARG A=1\nFROM a AS b\nRUN one\n"
