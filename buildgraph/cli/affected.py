@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -17,9 +17,19 @@ from buildgraph.cli.entry import guarded, open_workspace
 from buildgraph.cli.escape import safe
 from buildgraph.cli.options import store_option
 from buildgraph.cli.outside import known_images
-from buildgraph.engine.affected import Affected, Affecting, Cause, Pins
+from buildgraph.engine.affected import (
+    Affected,
+    Cause,
+    Causes,
+    add_content,
+    downstream,
+    reach_of,
+)
 from buildgraph.engine.earlier import Earlier
-from buildgraph.label import Label
+from buildgraph.engine.outline import Outline
+from buildgraph.engine.redefined import Pins, Redefined
+from buildgraph.graph.dag import Dag
+from buildgraph.label import parse_label
 
 _SHOWN = 5
 
@@ -52,13 +62,14 @@ def command(
     """
     workspace, package = open_workspace(os.getcwd())
     found = find_affected(workspace, since, store)
-    chosen = found if not targets else _among(found, workspace.expand(targets, package))
+    wanted = {str(label) for label in workspace.expand(targets, package)} if targets else None
+    chosen = [one for one in found if wanted is None or one.label in wanted]
     by_label = {one.label: one for one in found}
     for one in chosen:
         if as_json:
             click.echo(json.dumps(_row(one, by_label, workspace)))
         else:
-            click.echo(safe(str(one.label)))
+            click.echo(safe(one.label))
             if why:
                 for line in _reasons(one, by_label):
                     click.echo(f"    {line}")
@@ -72,11 +83,20 @@ def find_affected(workspace: Workspace, since: str, store: str | None) -> list[A
         return Workspace.open(root, rules=rule_specs())
 
     earlier = Earlier(workspace.root, since)
+    changes = earlier.changes()
+    causes = Causes()
     with (
         known_images(workspace, store) as images,
         tempfile.TemporaryDirectory(prefix="buildgraph-") as scratch,
     ):
-        return Affecting(workspace, earlier, images, _pins, open_at, scratch).run()
+        outline = Outline(workspace, images)
+        outline.add(workspace.expand(["//..."]))
+        reading = outline.reading()
+        reach = reach_of(workspace.root, reading)
+        redefined = Redefined(workspace, earlier, images, _pins, open_at, scratch)
+        redefined.add(causes, changes, outline, reach)
+    add_content(causes, workspace.root, changes, reach)
+    return downstream(causes, Dag(reading.needs))
 
 
 def _pins(text: str) -> Pins:
@@ -88,12 +108,7 @@ def _pins(text: str) -> Pins:
     return Pins(targets, dict(read_images(text, FILE_NAME)))
 
 
-def _among(found: Sequence[Affected], labels: Sequence[Label]) -> list[Affected]:
-    wanted = set(labels)
-    return [one for one in found if one.label in wanted]
-
-
-def _chain(one: Affected, by_label: Mapping[Label, Affected]) -> list[Affected]:
+def _chain(one: Affected, by_label: Mapping[str, Affected]) -> list[Affected]:
     """Return the targets from one to that whose own files changed."""
     out = [one]
     while out[-1].via is not None:
@@ -101,7 +116,7 @@ def _chain(one: Affected, by_label: Mapping[Label, Affected]) -> list[Affected]:
     return out
 
 
-def _reasons(one: Affected, by_label: Mapping[Label, Affected]) -> list[str]:
+def _reasons(one: Affected, by_label: Mapping[str, Affected]) -> list[str]:
     chain = _chain(one, by_label)
     way = ", which ".join(f"needs {other.label}" for other in chain[1:])
     causes = [_cause(cause) for cause in chain[-1].causes[:_SHOWN]]
@@ -118,12 +133,12 @@ def _cause(cause: Cause) -> str:
     return f"{safe(cause.path)}{line}: {safe(cause.text)}{place}"
 
 
-def _row(one: Affected, by_label: Mapping[Label, Affected], workspace: Workspace) -> dict[str, Any]:
+def _row(one: Affected, by_label: Mapping[str, Affected], workspace: Workspace) -> dict[str, Any]:
     chain = _chain(one, by_label)
     return {
-        "label": str(one.label),
-        "rule": workspace.target(one.label).rule,
-        "via": [str(other.label) for other in chain[1:]],
+        "label": one.label,
+        "rule": workspace.target(parse_label(one.label, "")).rule,
+        "via": [other.label for other in chain[1:]],
         "causes": [
             {
                 "path": cause.path,

@@ -18,7 +18,7 @@ from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.affected import find_affected
 from buildgraph.cli.entry import guarded, open_workspace
 from buildgraph.cli.options import store_option
-from buildgraph.label import Label
+from buildgraph.label import Label, parse_label
 
 FORMATS = ("github", "gitlab", "json")
 JOBS = 256  # as many as a matrix of GitHub takes
@@ -77,7 +77,7 @@ def matrix(
     pipeline to say.
     """
     workspace, package = open_workspace(os.getcwd())
-    found = [one.label for one in find_affected(workspace, since, store)]
+    found = [parse_label(one.label, "") for one in find_affected(workspace, since, store)]
     if targets:
         wanted = set(workspace.expand(targets, package))
         found = [label for label in found if label in wanted]

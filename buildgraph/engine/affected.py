@@ -1,32 +1,23 @@
-"""Knows which targets a set of changed files can change, and why; must not know where the changes
-come from or how the answer is printed.
+"""Knows which targets a set of changed files reaches, by content and by what they need; must not
+know where the changes come from, how a definition has changed, or how the answer is printed.
 
 A file reaches targets in one of three ways. As content: a step copies or mounts it. As definition
-(Boxfile, Dockerfile, ignore file, rule, lock): then what the target was defined as before and now
-is compared, so that a comment or a neighbour's line changes nothing. And downstream: what needs an
-affected target is affected. The answer may hold too much (a rebuilt base can come out the same),
-never too little.
+(`engine.redefined`): what the target was defined as before and now is compared. And downstream:
+what needs an affected target is affected. The answer may hold too much (a rebuilt base can come
+out the same), never too little.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from buildgraph.boxfile.loader import BOXFILE, DOCKERFILES, in_package
-from buildgraph.boxfile.target import Target
-from buildgraph.boxfile.workspace import Workspace
-from buildgraph.engine.asking import texts
-from buildgraph.engine.earlier import Changes, Earlier
-from buildgraph.engine.outline import LOCK, FindImage, Outline
+from buildgraph.engine.earlier import Changes
 from buildgraph.engine.reach import Reach
-from buildgraph.errors import InputError, Location
+from buildgraph.engine.reads import DOCKERFILE, IGNORE_FILE, Reading
+from buildgraph.errors import Location
 from buildgraph.graph.dag import Dag
-from buildgraph.graph.lower import ResolvedImage
-from buildgraph.label import Label
-from buildgraph.oci.types import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,274 +33,68 @@ class Cause:
 class Affected:
     """A target that may come out differently: for causes of its own, or by what it needs."""
 
-    label: Label
+    label: str
     causes: tuple[Cause, ...]
-    via: Label | None = None  # the needed target through which it is reached, without own causes
+    via: str | None = None  # the needed target through which it is reached, without own causes
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
-    """What a lock file says: of targets, and of images by canonical name."""
+class Causes:
+    """The causes found so far, by target, each once."""
 
-    targets: Mapping[str, Any] = field(default_factory=dict)
-    images: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.by_label: dict[str, dict[tuple[str, str], Cause]] = {}
 
-
-ReadPins = Callable[[str], Pins]
-OpenAt = Callable[[str], Workspace]
-
-
-class Affecting:
-    """One question to one workspace: what do these changes affect?"""
-
-    def __init__(
-        self,
-        workspace: Workspace,
-        earlier: Earlier,
-        find_image: FindImage,
-        read_pins: ReadPins,
-        open_at: OpenAt,
-        scratch: str,
-    ):
-        """`scratch` is an empty directory, for the definitions as they were."""
-        self._workspace = workspace
-        self._earlier = earlier
-        self._find_image = find_image
-        self._read_pins = read_pins
-        self._open_at = open_at
-        self._scratch = os.path.realpath(scratch)
-        self._causes: dict[str, dict[tuple[str, str], Cause]] = {}
-        self.steps = 0  # comparisons and edges: what the work is measured by
-
-    def run(self) -> list[Affected]:
-        """Return the affected targets, each after what it needs. Raises InputError, HostError."""
-        changes = self._earlier.changes()
-        labels = self._workspace.expand(["//..."])
-        outline = Outline(self._workspace, self._find_image)
-        outline.add(labels)
-        reach = Reach(self._workspace.root)
-        for name in outline.targets:
-            for path_read in outline.paths(name):
-                reach.add_path(name, path_read)
-            for context_read in outline.contexts(name):
-                reach.add_context(name, context_read)
-        needs = {
-            name: [str(label) for label, _ in self._workspace.needs(target)]
-            for name, target in outline.targets.items()
-        }
-        candidates = self._candidates(changes, outline, reach)
-        self._content(changes, reach, outline)
-        self._pins(changes, outline)
-        if candidates:
-            self._definitions(candidates, outline)
-        self.steps += reach.steps
-        return self._downstream(Dag(needs), outline)
-
-    def _add(self, label: str, cause: Cause) -> None:
-        self._causes.setdefault(label, {}).setdefault((cause.path, cause.text), cause)
-
-    # -- content -----------------------------------------------------------------------------
-
-    def _content(self, changes: Changes, reach: Reach, outline: Outline) -> None:
-        appearing = _Directories(self._workspace.root, changes)
-        for path in changes.paths:
-            for label, read in reach.paths(path):
-                if read.role not in ("Dockerfile", "ignore file"):  # these are compared
-                    self._add(label, Cause(path, read.role, read.where))
-            # A directory is content as well: it may come or go with a file that is ignored itself.
-            directories = appearing.of(path) if reach.hides(path) else ()
-            for seen in (path, *directories):
-                for label, found in reach.contexts(seen):
-                    stage = f", stage {found.stage}" if found.stage else ""
-                    self._add(label, Cause(path, f"{found.title}{stage}", found.where))
-
-    # -- definitions -------------------------------------------------------------------------
-
-    def _candidates(self, changes: Changes, outline: Outline, reach: Reach) -> dict[str, list[str]]:
-        """Return the targets whose definition may be another, with the files that may say so."""
-        read = set(self._workspace.files_read)
-        by_package: dict[str, list[str]] = {}
-        for name, target in outline.targets.items():
-            by_package.setdefault(target.label.package, []).append(name)
-        out: dict[str, list[str]] = {}
-        for path in changes.paths:
-            parent, _, base = path.rpartition("/")
-            found: Iterable[str] = ()
-            if path in (BOXFILE, LOCK):
-                found = outline.targets if path == BOXFILE else ()
-            elif base == BOXFILE or base in DOCKERFILES:
-                found = by_package.get(parent, ())
-            elif path in read:
-                found = [label for label, _ in reach.paths(path)] or outline.targets
-            for label, _ in reach.paths(path):
-                out.setdefault(label, []).append(path)
-            for label in found:
-                if path not in out.setdefault(label, []):
-                    out[label].append(path)
-        return out
-
-    def _definitions(self, candidates: Mapping[str, list[str]], outline: Outline) -> None:
-        before = self._outline_before([outline.targets[name].label for name in candidates])
-        for name, paths in candidates.items():
-            self.steps += 1
-            path = paths[0]
-            if before is None or name in outline.failed:
-                self._add(name, Cause(path, "it cannot be read"))
-            elif name not in before.targets:
-                self._add(name, Cause(path, "a new target", outline.targets[name].where))
-            elif name in before.failed:
-                text = f"it could not be read at {self._earlier.since}"
-                self._add(name, Cause(path, text, outline.targets[name].where))
-            else:
-                for text, where in _differences(before, outline, name):
-                    named = where.path if where is not None and where.path in paths else path
-                    self._add(name, Cause(named, text, where))
-
-    def _outline_before(self, labels: Sequence[Label]) -> Outline | None:
-        """Return the targets as they were, those that were there; None: nothing can be said."""
-        earlier, scratch = self._earlier, self._scratch
-        read_now = set(self._workspace.files_read)
-        earlier.write(
-            [p for p in earlier.names() if p in read_now or _defines(p)] + earlier.links(), scratch
-        )
-        directories = earlier.directories()
-        for label in labels:
-            if label.package in directories:
-                os.makedirs(os.path.join(scratch, label.package), exist_ok=True)
-        try:
-            workspace = self._open_at(scratch)
-            outline = Outline(workspace, self._same_image(workspace.root))
-            packages = frozenset(workspace.discover())
-            there = [label for label in labels if _has(workspace, packages, label)]
-            files = set(earlier.names())
-            for target in _with_needs(workspace, packages, there):
-                named = {text for value in target.attrs.values() for text in texts(value)}
-                earlier.write(sorted(named & files), scratch)
-                for name in named & directories:
-                    os.makedirs(os.path.join(scratch, name), exist_ok=True)
-            outline.add(there)
-        except InputError:
-            return None
-        return outline
-
-    def _same_image(self, root: str) -> FindImage:
-        """Images are what they are now: a layout that has changed is content."""
-
-        def find(reference: str, platform: Platform, where: Location) -> ResolvedImage | None:
-            return self._find_image(reference.replace(root, self._workspace.root), platform, where)
-
-        return find
-
-    def _pins(self, changes: Changes, outline: Outline) -> None:
-        if LOCK not in changes.paths:
-            return
-        before = self._earlier.read([LOCK]).get(LOCK, b"")
-        try:
-            with open(os.path.join(self._workspace.root, LOCK), "rb") as file:
-                after = file.read()
-        except FileNotFoundError:
-            after = b""
-        was, now = (
-            self._read_pins(data.decode("utf-8", "surrogateescape")) if data else Pins()
-            for data in (before, after)
-        )
-        for name in {*was.targets, *now.targets}:
-            if was.targets.get(name) != now.targets.get(name) and name in outline.targets:
-                self._add(name, Cause(LOCK, "its packages are pinned anew", Location(LOCK)))
-        for image in sorted({*was.images, *now.images}):
-            if was.images.get(image) != now.images.get(image):
-                for name in outline.targets:
-                    if outline.uses_image(name, image):
-                        self._add(name, Cause(LOCK, f"{image} is pinned anew", Location(LOCK)))
-
-    # -- downstream --------------------------------------------------------------------------
-
-    def _downstream(self, dag: Dag, outline: Outline) -> list[Affected]:
-        via: dict[str, str] = {}
-        frontier = sorted(self._causes)
-        seen = set(frontier)
-        while frontier:
-            found: list[str] = []
-            for name in frontier:
-                for user in sorted(dag.users(name)):
-                    self.steps += 1
-                    if user not in seen:
-                        seen.add(user)
-                        via[user] = name
-                        found.append(user)
-            frontier = sorted(found)
-        targets = outline.targets
-        out = [
-            Affected(
-                targets[name].label,
-                tuple(self._causes.get(name, {}).values()),
-                targets[via[name]].label if name in via else None,
-            )
-            for name in dag.order(seen)
-        ]
-        self.steps += dag.steps
-        return out
+    def add(self, label: str, cause: Cause) -> None:
+        """Take a cause."""
+        self.by_label.setdefault(label, {}).setdefault((cause.path, cause.text), cause)
 
 
-def _defines(path: str) -> bool:
-    base = path.rpartition("/")[2]
-    return base == BOXFILE or path == LOCK or base.endswith(".dockerignore") or base in DOCKERFILES
+def reach_of(root: str, reading: Reading) -> Reach:
+    """Return the index from paths to what reads them. Raises InputError for a bad ignore file."""
+    reach = Reach(root)
+    for label, path_reads in reading.paths.items():
+        for path_read in path_reads:
+            reach.add_path(label, path_read)
+    for label, context_reads in reading.contexts.items():
+        for context_read in context_reads:
+            reach.add_context(label, context_read)
+    return reach
 
 
-def _has(workspace: Workspace, packages: Collection[str], label: Label) -> bool:
-    """Say whether there is such a target. A Boxfile that is wrong raises InputError."""
-    if label.package and label.package not in packages:
-        return False
-    try:
-        return label.name in workspace.package(label.package).targets
-    except InputError:
-        if os.path.exists(os.path.join(workspace.root, in_package(label.package, BOXFILE))):
-            raise
-        return False
+def add_content(causes: Causes, root: str, changes: Changes, reach: Reach) -> None:
+    """Add what changed files mean as content."""
+    appearing = _Directories(root, changes)
+    for path in changes.paths:
+        for label, read in reach.paths(path):
+            if read.role not in (DOCKERFILE, IGNORE_FILE):  # these are compared
+                causes.add(label, Cause(path, read.role, read.where))
+        # A directory is content as well: it may come or go with a file that is ignored itself.
+        directories = appearing.of(path) if reach.hides(path) else ()
+        for seen in (path, *directories):
+            for label, found in reach.contexts(seen):
+                stage = f", stage {found.stage}" if found.stage else ""
+                causes.add(label, Cause(path, f"{found.title}{stage}", found.where))
 
 
-def _with_needs(
-    workspace: Workspace, packages: Collection[str], labels: Iterable[Label]
-) -> Iterable[Target]:
-    """Yield targets and all they need, as far as it is there; paths are not checked."""
-    work, seen = list(labels), set(labels)
-    while work:
-        target = workspace.target(work.pop())
-        yield target
-        try:
-            needed = [label for label, _ in workspace.needs(target)]
-        except InputError:
-            continue
-        for label in needed:
-            if label not in seen and _has(workspace, packages, label):
-                seen.add(label)
-                work.append(label)
-
-
-def _differences(before: Outline, now: Outline, name: str) -> Iterable[tuple[str, Location | None]]:
-    """Yield in what a target's definition differs, as words and a place."""
-    target = now.targets[name]
-    try:
-        was, settings = before.settings(name), now.settings(name)
-    except InputError:
-        yield "it could not be read before", target.where
-        return
-    for key in sorted({*was, *settings}):
-        if was.get(key) != settings.get(key):
-            value = target.attrs.get(key)
-            yield f"{key} is another", target.where if value is None else value.where
-    old, new = before.steps(name), now.steps(name)
-    for index, (node, value) in enumerate(new):
-        if index < len(old) and old[index][1] == value:
-            continue
-        stage = f"stage {node.stage}, " if node.stage else ""
-        if index < len(old) and old[index][1][:3] == value[:3]:
-            yield f"{stage}{node.title}: its context ignores other files", node.where
-        else:
-            yield f"{stage}{node.title}, and what stands on it", node.where
-        return
-    if len(old) > len(new):
-        yield "steps were taken away", target.where
+def downstream(causes: Causes, dag: Dag) -> list[Affected]:
+    """Return the targets with causes and all that need them, each after what it needs."""
+    own: Mapping[str, Mapping[tuple[str, str], Cause]] = causes.by_label
+    via: dict[str, str] = {}
+    frontier = sorted(own)
+    seen = set(frontier)
+    while frontier:
+        found: list[str] = []
+        for name in frontier:
+            for user in sorted(dag.users(name)):
+                dag.steps += 1
+                if user not in seen:
+                    seen.add(user)
+                    via[user] = name
+                    found.append(user)
+        frontier = sorted(found)
+    return [
+        Affected(name, tuple(own.get(name, {}).values()), via.get(name)) for name in dag.order(seen)
+    ]
 
 
 class _Directories:

@@ -31,6 +31,14 @@ from buildgraph.engine.prepare import (
     Preparer,
     RulePlan,
 )
+from buildgraph.engine.reads import (
+    DOCKERFILE,
+    IGNORE_FILE,
+    ContextAt,
+    ContextRead,
+    PathRead,
+    Reading,
+)
 from buildgraph.engine.selecting import select
 from buildgraph.engine.treewalk import walk
 from buildgraph.errors import InputError, Location
@@ -56,16 +64,7 @@ FindImage = Callable[[str, Platform, Location], ResolvedImage | None]
 
 
 @dataclass(frozen=True, slots=True)
-class PathRead:
-    """A file that is read, or a directory with all that is below it; from the workspace's root."""
-
-    path: str
-    role: str  # "Dockerfile", "ignore file", ...
-    where: Location
-
-
-@dataclass(frozen=True, slots=True)
-class ContextRead:
+class _Taken:
     """What one step takes from one context; without `op`, all of it may be taken."""
 
     spec: ContextSpec
@@ -85,6 +84,7 @@ class Outline:
         self._find_image = find_image
         self._unknown: set[str] = set()  # digests that stand for images we know nothing of
         self._vague: dict[str, bool] = {}
+        self._kept: dict[int, tuple[ContextSpec, ContextAt | None]] = {}
         self._host = parse_platform(f"linux/{os.uname().machine}")
         self._preparer = Preparer(
             workspace,
@@ -134,12 +134,33 @@ class Outline:
     # -- what is read ------------------------------------------------------------------------
 
     def contexts(self, label: str) -> Iterator[ContextRead]:
-        """Yield what the steps of an image target take from directories."""
+        """Yield what the steps of an image target take from directories of the workspace."""
+        for taken in self._taken(label):
+            context = self._context(taken.spec)
+            if context is None:
+                continue
+            op = taken.op
+            about = (taken.title, taken.stage, taken.where)
+            if op is None:
+                yield ContextRead(context, None, *about)
+            else:
+                yield ContextRead(context, op.paths, *about, op.exclude, op.parents)
+
+    def _context(self, spec: ContextSpec) -> ContextAt | None:
+        known = self._kept.get(id(spec))
+        if known is None:
+            root = self.relative(spec.root)
+            name = spec.ignore_name or spec.name
+            made = None if root is None else ContextAt(root, spec.ignore, name)
+            known = self._kept[id(spec)] = spec, made
+        return known[1]
+
+    def _taken(self, label: str) -> Iterator[_Taken]:
         vague = self._may_read_all(label)
         for spec in self._inputs.get(label, ()) if vague else ():
             bound = [b.spec for b in spec.bindings.values() if isinstance(b, DirBinding)]
             for context in (spec.context, *bound):
-                yield ContextRead(context, None, vague, "", Location(spec.dockerfile.path))
+                yield _Taken(context, None, vague, "", Location(spec.dockerfile.path))
         if vague or self._prepared is None:
             return
         graph = self._prepared.graph
@@ -148,13 +169,13 @@ class Outline:
             if isinstance(op, CopyOp) and isinstance(op.source, ContextSource):
                 if op.paths:
                     context = graph.contexts[op.source.context]
-                    yield ContextRead(context, op, node.title, node.stage, node.where)
+                    yield _Taken(context, op, node.title, node.stage, node.where)
             elif isinstance(op, ExecOp):
                 for mount in op.mounts:
                     if mount.context is not None:
                         context = graph.contexts[mount.context]
                         copied = _as_copy(mount)
-                        yield ContextRead(context, copied, node.title, node.stage, node.where)
+                        yield _Taken(context, copied, node.title, node.stage, node.where)
 
     def paths(self, label: str) -> Iterator[PathRead]:
         """Yield the files beside contexts that a target reads. Raises InputError."""
@@ -179,15 +200,15 @@ class Outline:
         for spec in self._inputs.get(str(target.label), ())[:1]:
             dockerfile = spec.dockerfile.path
             if target.attrs["dockerfile_inline"].data is None:
-                yield PathRead(dockerfile, "Dockerfile", Location(dockerfile))
+                yield PathRead(dockerfile, DOCKERFILE, Location(dockerfile))
                 beside = f"{dockerfile}.dockerignore"
-                yield PathRead(beside, "ignore file", Location(beside))
+                yield PathRead(beside, IGNORE_FILE, Location(beside))
             bound = [b.spec for b in spec.bindings.values() if isinstance(b, DirBinding)]
             for context in (spec.context, *bound):
                 root = self.relative(context.root)
                 if root is not None:
                     name = in_package(root, ".dockerignore")
-                    yield PathRead(name, "ignore file", Location(name))
+                    yield PathRead(name, IGNORE_FILE, Location(name))
         for name, value in target.entries("contexts").items():
             if isinstance(value.data, LayoutContext):
                 yield PathRead(value.data.path, f"the image {name}", value.where)
@@ -203,7 +224,7 @@ class Outline:
         out: set[str] = set()
         for name in names:
             out.update(_files_at(self.workspace.root, name))
-        for read in self.contexts(label):
+        for read in self._taken(label):
             root = self.relative(read.spec.root)
             if root is None:
                 continue
@@ -218,6 +239,16 @@ class Outline:
                 out.update(in_package(root, i.path) for i in items if i.stat.kind in kinds)
                 out.update(in_package(root, path) for path in archives)
         return out
+
+    def reading(self) -> Reading:
+        """Return what every target that was added needs and reads. Raises InputError."""
+        names = self.targets
+        return Reading(
+            {n: [str(x) for x, _ in self.workspace.needs(t)] for n, t in names.items()},
+            {name: list(self.paths(name)) for name in names},
+            {name: list(self.contexts(name)) for name in names},
+            frozenset(path for path in self.workspace.files_read if not path.endswith("/")),
+        )
 
     def relative(self, directory: str) -> str | None:
         """Return an absolute directory from the workspace's root; None: it is not in there."""

@@ -14,12 +14,8 @@ from dataclasses import dataclass, field
 
 from buildgraph.context.glob import BadPattern, Components, DeepPattern, has_wildcards, unescape
 from buildgraph.context.ignore import IgnoreRules, clean_pattern
-from buildgraph.context.tree import ContextTree, NoStatCache
-from buildgraph.engine.outline import ContextRead, PathRead, rules_of
-from buildgraph.engine.selecting import glob_below
+from buildgraph.engine.reads import ContextAt, ContextRead, PathRead
 from buildgraph.errors import InputError
-from buildgraph.filetree import Kind
-from buildgraph.graph.ops import ContextSpec, CopyOp
 from buildgraph.limits import LINK_BUDGET
 from buildgraph.rootpath import clean
 
@@ -49,7 +45,7 @@ class Reach:
     def __init__(self, root: str):
         self._root = os.path.realpath(root)
         self._contexts: dict[int, _Context] = {}
-        self._specs: list[ContextSpec] = []  # keeps the ids in use
+        self._kept: list[ContextAt] = []  # so that the ids stay theirs
         self._bases: dict[str, list[_Context]] = {}
         self._paths: dict[str, list[tuple[str, PathRead]]] = {}
         self.steps = 0  # comparisons so far: what the work is measured by
@@ -65,8 +61,8 @@ class Reach:
 
     def add_context(self, label: str, read: ContextRead) -> None:
         """Add what a step takes from a context. Raises InputError for a bad ignore file."""
-        context = self._context(read.spec)
-        for source in _sources(read, context.rules):
+        context = self._context(read.context)
+        for source in _sources(os.path.join(self._root, read.context.root), read, context.rules):
             self.steps += 1
             context.at.setdefault(source.prefix, []).append((label, read, source.seen))
             parent = source.prefix
@@ -75,14 +71,14 @@ class Reach:
                 if parent:
                     context.above.setdefault(parent, []).append((label, read))
 
-    def _context(self, spec: ContextSpec) -> _Context:
-        found = self._contexts.get(id(spec))
+    def _context(self, at: ContextAt) -> _Context:
+        found = self._contexts.get(id(at))
         if found is None:
-            found = self._contexts[id(spec)] = _Context(rules_of(spec))
-            self._specs.append(spec)
-            real = os.path.realpath(spec.root)
-            for directory in {os.path.normpath(spec.root), real}:
-                base = _below(self._root, directory)
+            found = self._contexts[id(at)] = _Context(at.rules())
+            self._kept.append(at)
+            directory = os.path.join(self._root, at.root)
+            bases = {at.root, _below(self._root, os.path.realpath(directory))}
+            for base in bases:
                 if base is not None:
                     self._bases.setdefault(base, []).append(found)
         return found
@@ -152,53 +148,59 @@ def _everything(path: str) -> bool:
     return True
 
 
-def _sources(read: ContextRead, rules: IgnoreRules) -> Iterator[_Source]:
-    op = read.op
-    if op is None:
+def _sources(root: str, read: ContextRead, rules: IgnoreRules) -> Iterator[_Source]:
+    if read.sources is None:
         yield _Source("", _everything)
         return
-    for written in op.paths:
+    for written in read.sources:
         text = clean(written.replace("/./", "/"))
         try:
             if has_wildcards(text):
-                yield from _of_pattern(read, op, text, rules)
+                yield from _of_pattern(root, read, text, rules)
             else:
-                yield from _of_path(read, op, text)
+                yield from _of_path(root, read, text)
         except BadPattern:  # an error of the build; until then nobody knows what is meant
             yield _Source("", _everything)
 
 
-def _of_path(read: ContextRead, op: CopyOp, text: str) -> Iterator[_Source]:
-    seen = _everything if op.parents else _unless_excluded(op)
+def _of_path(root: str, read: ContextRead, text: str) -> Iterator[_Source]:
+    seen = _everything if read.parents else _unless_excluded(read.exclude)
     for name in {text, unescape(text)}:
         yield _Source(name, seen)
-        for place in _trail(read.spec.root, name):
+        for place in _trail(root, name):
             yield _Source(place, seen)
 
 
-def _of_pattern(read: ContextRead, op: CopyOp, text: str, rules: IgnoreRules) -> Iterator[_Source]:
+def _of_pattern(root: str, read: ContextRead, text: str, rules: IgnoreRules) -> Iterator[_Source]:
     names = text.split("/")
     fixed = next(at for at, name in enumerate(names) if has_wildcards(name))
     prefix = unescape("/".join(names[:fixed]))
     rest = "/".join(names[fixed:])
-    seen = _deep(rest) if op.parents else _shallow(rest)
-    for place in (prefix, *_trail(read.spec.root, prefix)):
+    seen = _deep(rest) if read.parents else _shallow(rest)
+    for place in (prefix, *_trail(root, prefix)):
         yield _Source(place, seen)
-    if op.parents:
+    if read.parents:
         return
     # A link that matches is followed, so what it leads to counts.
+    for link in _matching_links(root, prefix, rest, rules):
+        for place in _trail(root, link):
+            yield _Source(place, _everything)
+
+
+def _matching_links(root: str, prefix: str, pattern: str, rules: IgnoreRules) -> list[str]:
+    from buildgraph.context.tree import ContextTree, NoStatCache
+    from buildgraph.engine.selecting import glob_below
+    from buildgraph.filetree import Kind
+
     try:
-        with ContextTree(read.spec.root, rules, NoStatCache()) as tree:
+        with ContextTree(root, rules, NoStatCache()) as tree:
             stat = tree.stat(prefix)
             if stat is None or stat.kind is not Kind.DIR:
-                return
-            found = glob_below(tree, prefix, Components.read(rest))
-            links = [p for p in found if (s := tree.stat(p)) and s.kind is Kind.SYMLINK]
+                return []
+            found = glob_below(tree, prefix, Components.read(pattern))
+            return [p for p in found if (s := tree.stat(p)) and s.kind is Kind.SYMLINK]
     except (InputError, OSError):
-        return
-    for link in links:
-        for place in _trail(read.spec.root, link):
-            yield _Source(place, _everything)
+        return []
 
 
 def _shallow(text: str) -> Seen:
@@ -226,8 +228,8 @@ def _deep(text: str) -> Seen:
     return seen
 
 
-def _unless_excluded(op: CopyOp) -> Seen:
-    patterns = [clean_pattern(text) for text in op.exclude if text.strip()]
+def _unless_excluded(texts: tuple[str, ...]) -> Seen:
+    patterns = [clean_pattern(text) for text in texts if text.strip()]
     if not patterns:
         return _everything
     exclude = IgnoreRules(patterns, "--exclude")

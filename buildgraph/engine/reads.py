@@ -1,0 +1,62 @@
+"""Knows what a target can read of its workspace, as plain data that can be kept; must not know how
+it was found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from buildgraph.context.ignore import IgnoreRules
+from buildgraph.errors import Location
+
+# Roles of files that define a target: what they say is compared, not their bytes.
+DOCKERFILE = "Dockerfile"
+IGNORE_FILE = "ignore file"
+
+
+@dataclass(frozen=True, slots=True)
+class PathRead:
+    """A file that is read, or a directory with all that is below it; from the workspace's root."""
+
+    path: str
+    role: str
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
+class ContextAt:
+    """A context: its directory from the workspace's root, and the lines of its ignore file."""
+
+    root: str
+    ignore: tuple[str, ...]
+    ignore_name: str
+
+    def rules(self) -> IgnoreRules:
+        """Return the ignore rules. Raises InputError."""
+        return IgnoreRules.parse("\n".join(self.ignore), self.ignore_name)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRead:
+    """What one step takes from one context: `sources` as expanded, None: all of it, maybe."""
+
+    context: ContextAt
+    sources: tuple[str, ...] | None
+    title: str
+    stage: str
+    where: Location
+    exclude: tuple[str, ...] = ()
+    parents: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What every target of a workspace needs and reads, by label; `defining`: the files whose text
+    defines targets.
+    """
+
+    needs: Mapping[str, Sequence[str]]
+    paths: Mapping[str, Sequence[PathRead]]
+    contexts: Mapping[str, Sequence[ContextRead]]
+    defining: frozenset[str]
