@@ -17,6 +17,7 @@ EXPANSION_DEPTH: Final = 100  # ${a:-${b:-...}}
 EXPANSION_PATTERN_WORK: Final = 4 * MIB  # characters that ${x#p} and ${x/p/r} of one word look at
 DOCKERFILE_ERRORS: Final = 100  # reported for one file before giving up
 STAGES: Final = 1_000
+STEP_VARIABLES: Final = 1_000_000  # of one Dockerfile, counted in each stage and in each RUN
 
 # Boxfile
 BOXFILE_BYTES: Final = 1 * MIB

@@ -38,6 +38,7 @@ from buildgraph.graph.stage_ir import (
 )
 from buildgraph.graph.stage_refs import References
 from buildgraph.graph.transfer import is_remote, parts_of
+from buildgraph.limits import DOCKERFILE_ERRORS, STEP_VARIABLES
 from buildgraph.oci.types import Healthcheck, HistoryEntry, ImageConfig, Platform
 from buildgraph.transport.urls import strip_logins
 
@@ -53,17 +54,36 @@ class _State:
     image_env: dict[str, str]
     args: dict[str, str]  # ARGs in scope, for the history of RUN
     cwd: str
+    # What grows by one with each instruction is in the config when the stage is done.
+    labels: dict[str, str]
+    ports: set[str]
+    volumes: set[str]
+    on_build: list[str] = field(default_factory=list)
     cmd_set: bool = False
     steps: list[StepIR] = field(default_factory=list)
 
-    def child(self) -> _State:
-        """Return the state a stage built FROM this one starts with.
+    @classmethod
+    def of(cls, config: ImageConfig, env: dict[str, str], args: dict[str, str], cwd: str) -> _State:
+        """Return the state that a stage on an image of this config begins with."""
+        image_env = dict(config.env)
+        image_env.setdefault("PATH", DEFAULT_PATH)
+        labels, ports, volumes = dict(config.labels), set(config.exposed_ports), set(config.volumes)
+        config = replace(config, on_build=(), history=())
+        # ENV is set anew, so an ARG that hid one does so in its own stage alone.
+        return cls(config, {**env, **image_env}, image_env, args, cwd, labels, ports, volumes)
 
-        ENV is set anew, so an ARG that hid one does so in its own stage alone.
-        """
-        config = replace(self.config, on_build=(), history=())
-        env = {**self.env, **self.image_env}
-        return _State(config, env, dict(self.image_env), dict(self.args), self.cwd)
+    def finished(self, platform: Platform) -> ImageConfig:
+        """Return the config that the stage comes to."""
+        return replace(
+            self.config,
+            env=tuple(self.image_env.items()),
+            working_dir=self.cwd,
+            platform=platform,
+            labels=tuple(self.labels.items()),
+            exposed_ports=tuple(sorted(self.ports)),
+            volumes=tuple(sorted(self.volumes)),
+            on_build=tuple(self.on_build),
+        )
 
 
 class Unfolder:
@@ -77,6 +97,7 @@ class Unfolder:
         self._consumed: set[str] = set()
         self._states: dict[int, _State] = {}
         self._names = References(file, build)
+        self._seen = 0  # variables of all stages and RUN steps
 
     # -- which stages ------------------------------------------------------------------
 
@@ -90,6 +111,7 @@ class Unfolder:
         needed = names.reachable(target, bases, {})
         while True:
             self._states.clear()
+            self._seen = 0
             done: list[StageIR] = []
             triggers: dict[int, list[ins.Instruction]] = {}
             for index in sorted(needed):
@@ -112,9 +134,11 @@ class Unfolder:
         where = stage.from_.where
         if isinstance(ref, StageRef):
             parent = self._states[ref.index]
-            state, on_build = parent.child(), parent.config.on_build
+            state = _State.of(parent.config, parent.env, dict(parent.args), parent.cwd)
+            on_build = parent.config.on_build
         else:
             state, on_build = self._fresh(ref, platform, where)
+        self._count(state.env, where)
         self._states[index] = state
         errors: list[InputError] = []
         for text in on_build:
@@ -125,10 +149,10 @@ class Unfolder:
                 self._instruction(state, item, index)
             except InputError as error:
                 errors.append(error)
+                if len(errors) >= DOCKERFILE_ERRORS or self._seen > STEP_VARIABLES:
+                    break
         raise_all(errors)
-        env = tuple(state.image_env.items())
-        config = replace(state.config, env=env, working_dir=state.cwd, platform=platform)
-        state.config = config
+        config = state.config = state.finished(platform)
         name = stage.from_.name or ""
         return StageIR(index, name, ref, platform, tuple(state.steps), config, where)
 
@@ -136,14 +160,20 @@ class Unfolder:
         self, ref: SourceRef, platform: Platform, where: Location
     ) -> tuple[_State, tuple[str, ...]]:
         if isinstance(ref, ScratchRef):
-            config = ImageConfig(platform=platform, env=(("PATH", DEFAULT_PATH),))
+            config = ImageConfig(platform=platform)
         else:
             config = self._config_of(ref, platform, where)
-        env = dict(config.env)
-        env.setdefault("PATH", DEFAULT_PATH)
-        on_build = config.on_build
-        config = replace(config, on_build=(), history=())
-        return _State(config, dict(env), dict(env), {}, config.working_dir or "/"), on_build
+        return _State.of(config, {}, {}, config.working_dir or "/"), config.on_build
+
+    def _count(self, env: Mapping[str, str], where: Location) -> None:
+        """Raise InputError where many stages or steps with many variables each are too much."""
+        self._seen += len(env)
+        if self._seen > STEP_VARIABLES:
+            raise InputError(
+                f"more than {STEP_VARIABLES} variables, counted in each stage and each RUN",
+                where,
+                "join steps, or put the variables into a file",
+            )
 
     def _text(self, word: str, env: Mapping[str, str], where: Location) -> str:
         return expand(word, env, self._escape, where=where)
@@ -170,14 +200,13 @@ class Unfolder:
     # -- instructions ------------------------------------------------------------------
 
     def _arg(self, state: _State, item: ins.Arg, index: int) -> None:
-        scope = {**state.env}
-        for name, default in item.pairs:
-            name = self._text(name, scope, item.where)
+        names = [self._text(name, state.env, item.where) for name, _ in item.pairs]
+        for name, (_, default) in zip(names, item.pairs, strict=True):
             if name in self._build.args:
                 value: str | None = self._build.args[name]
                 self._consumed.add(name)
             elif default is not None:
-                value = self._text(default, {**state.env}, item.where)
+                value = self._text(default, state.env, item.where)
             elif name == "SOURCE_DATE_EPOCH":
                 value = str(self._build.epoch)
             else:
@@ -188,23 +217,23 @@ class Unfolder:
         self._note(state, item)
 
     def _env(self, state: _State, item: ins.Env, index: int) -> None:
-        snapshot = dict(state.env)  # one environment per instruction: ENV a=x b=$a uses the old a
-        for key, word in item.pairs:
-            name = self._text(key, snapshot, item.where)
-            if not name:
-                raise InputError("a variable needs a name", item.where)
-            value = self._text(word, snapshot, item.where)
+        # One environment per instruction: ENV a=x b=$a uses the old a.
+        pairs = [
+            (self._text(key, state.env, item.where), self._text(word, state.env, item.where))
+            for key, word in item.pairs
+        ]
+        if not all(name for name, _ in pairs):
+            raise InputError("a variable needs a name", item.where)
+        for name, value in pairs:
             state.env[name] = value
             state.image_env[name] = value
             state.args.pop(name, None)
         self._note(state, item)
 
     def _label(self, state: _State, item: ins.LabelInstruction, index: int) -> None:
-        labels = dict(state.config.labels)
         for key, word in item.pairs:
             name = self._text(key, state.env, item.where)
-            labels[name] = self._text(word, state.env, item.where)
-        state.config = replace(state.config, labels=tuple(labels.items()))
+            state.labels[name] = self._text(word, state.env, item.where)
         self._note(state, item)
 
     def _run(self, state: _State, item: ins.Run, index: int) -> None:
@@ -220,6 +249,7 @@ class Unfolder:
                 args = (*(state.config.shell or DEFAULT_SHELL), text)
         env = dict(state.env)
         env.setdefault("SOURCE_DATE_EPOCH", str(self._build.epoch))
+        self._count(env, item.where)
         mounts = with_agents(tuple(self._mount(state, m, index) for m in item.mounts), env)
         action = RunIR(
             args,
@@ -311,21 +341,17 @@ class Unfolder:
         self._note(state, item)
 
     def _expose(self, state: _State, item: ins.Expose, index: int) -> None:
-        ports = set(state.config.exposed_ports)
         for word in item.ports:
             for text in expand_words(word, state.env, self._escape, where=item.where):
-                ports.update(parse_ports(text, item.where))
-        state.config = replace(state.config, exposed_ports=tuple(sorted(ports)))
+                state.ports.update(parse_ports(text, item.where))
         self._note(state, item)
 
     def _volume(self, state: _State, item: ins.Volume, index: int) -> None:
-        volumes = set(state.config.volumes)
         for word in item.paths:
             path = self._text(word, state.env, item.where)
             if not path:
                 raise InputError("VOLUME needs a path", item.where)
-            volumes.add(path)
-        state.config = replace(state.config, volumes=tuple(sorted(volumes)))
+            state.volumes.add(path)
         self._note(state, item)
 
     def _stop_signal(self, state: _State, item: ins.StopSignal, index: int) -> None:
@@ -350,8 +376,7 @@ class Unfolder:
         self._note(state, item)
 
     def _on_build(self, state: _State, item: ins.OnBuild, index: int) -> None:
-        on_build = (*state.config.on_build, item.trigger)
-        state.config = replace(state.config, on_build=on_build)
+        state.on_build.append(item.trigger)
         self._note(state, item)
 
     def _maintainer(self, state: _State, item: ins.Maintainer, index: int) -> None:

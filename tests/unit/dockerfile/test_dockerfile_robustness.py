@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +16,10 @@ from buildgraph.dockerfile.dump import dump
 from buildgraph.dockerfile.expand import expand_traced, expand_words, heredoc_expand
 from buildgraph.dockerfile.parser import parse, parse_onbuild
 from buildgraph.errors import InputError, InputErrors, Location
+from buildgraph.graph.stage_ir import BuildArgs, ImageRef, Unfolded
+from buildgraph.graph.stages import Unfolder
 from buildgraph.limits import DOCKERFILE_ERRORS, STAGES
+from buildgraph.oci.types import ImageConfig, Platform
 
 HERE = Location("here", 1, 1)
 PIECES = st.sampled_from(
@@ -104,37 +109,120 @@ def test_stages_are_capped() -> None:
         parse("FROM a\n" * (STAGES + 1), "Dockerfile")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda n: "FROM a\n" + "RUN x\n" * n,
-        lambda n: "FROM a\n" + "# c\n" * n,
-        lambda n: "FROM a\nRUN x \\\n" + "  y \\\n" * n,
-        lambda n: "FROM a\nRUN x \\\n" + "\n" * n,
-        lambda n: "FROM a\nRUN <<E\n" + "line\n" * n + "E\n",
-        lambda n: "FROM a\nRUN " + "<<E" * 1 + "\nE\n" + "RUN <<E\nE\n" * (n // 2),
-        lambda n: "FROM a\nENV " + "".join(f"A{i}='x y' \\\n" for i in range(n)),
-        lambda n: "FROM a\nCOPY " + "a \\\n" * n + " b\n",
-        lambda n: "FROM a\nRUN " + "\\ \\\n" * n,
-        lambda n: "FROM a\n" + "ARG A=$A$A\n" * n,
-    ],
-)
-def test_parsing_is_linear(make: Callable[[int], str]) -> None:
-    """Four times the text takes about four times as long; a quadratic step would take sixteen."""
+def unfold(text: str) -> Unfolded:
+    """Read the stages of a file on bases of nothing."""
+    here = Platform("linux", "amd64")
+    args = BuildArgs({}, here, here, 7)
+    return Unfolder(parse(text, "Dockerfile"), args, lambda *_: ImageConfig(here)).unfold(None)
 
-    def best(text: str) -> float:
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            parse(text, "Dockerfile")
-            times.append(time.process_time() - start)
-        return min(times)
 
-    small, large = make(2_000), make(8_000)
-    for _ in range(3):  # a busy machine gets a second and a third chance
-        if best(large) < 10 * best(small) + 0.01:
-            return
-    pytest.fail("parse time grows faster than the text")
+def numbered(line: str) -> Callable[[int], str]:
+    return lambda n: "FROM a\n" + "".join(line.format(i) for i in range(n))
+
+
+GROWING: dict[str, Callable[[int], str]] = {
+    "steps": lambda n: "FROM a\n" + "RUN x\n" * n,
+    "comments": lambda n: "FROM a\n" + "# c\n" * n,
+    "continuations": lambda n: "FROM a\nRUN x \\\n" + "  y \\\n" * n,
+    "blank continuations": lambda n: "FROM a\nRUN x \\\n" + "\n" * n,
+    "a heredoc": lambda n: "FROM a\nRUN <<E\n" + "line\n" * n + "E\n",
+    "an expanded heredoc": lambda n: "FROM a\nCOPY <<E /\n" + "$PATH ${x:-y}\n" * n + "E\n",
+    "heredocs": lambda n: "FROM a\nRUN " + "<<E" * 1 + "\nE\n" + "RUN <<E\nE\n" * (n // 2),
+    "one ENV": lambda n: "FROM a\nENV " + "".join(f"A{i}='x y' \\\n" for i in range(n)) + "B=1",
+    "sources": lambda n: "FROM a\nCOPY " + "a \\\n" * n + " b\n",
+    "escapes": lambda n: "FROM a\nRUN " + "\\ \\\n" * n,
+    "expansions": lambda n: "FROM a\n" + "ARG A=${B:-$C}\n" * n,
+    "ENV": numbered("ENV A{}=1\n"),
+    "ARG": numbered("ARG A{}=1\n"),
+    "LABEL": numbered("LABEL A{}=1\n"),
+    "EXPOSE": numbered("EXPOSE {}\n"),
+    "VOLUME": numbered("VOLUME /{}\n"),
+    "ONBUILD": numbered("ONBUILD RUN {}\n"),
+    "WORKDIR": numbered("WORKDIR /{}\n"),
+    "global ARG": lambda n: "".join(f"ARG A{i}=1\n" for i in range(n)) + "FROM a\n",
+    "mounts": lambda n: "FROM a AS b\nFROM a\nRUN " + "--mount=from=b,target=/x \\\n" * n + "x\n",
+    "copies": lambda n: "FROM a AS b\nFROM a\n" + "COPY --from=b x y\n" * n,
+}
+
+
+@pytest.mark.parametrize("kind", GROWING)
+def test_reading_is_linear(kind: str) -> None:
+    """Twice the text is about twice the work, counted in calls and lines that are run.
+
+    A quadratic step would be four times; work inside C is what the times of the next test hold.
+    """
+    small, large = (lines_run(GROWING[kind](n)) for n in (300, 600))
+    assert large < 2.6 * small
+
+
+def lines_run(text: str) -> int:
+    """Count the lines of Python that parsing, unfolding and checking a file take."""
+    count = 0
+
+    def each(frame: FrameType, event: str, arg: object) -> Callable[..., object]:
+        nonlocal count
+        count += 1
+        return each
+
+    before = sys.gettrace()
+    sys.settrace(each)
+    try:
+        check(parse(text, "Dockerfile"))
+        unfold(text)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("kind", GROWING)
+def test_big_files_are_read_in_a_moment(kind: str) -> None:
+    """A quarter of the largest file there may be, whatever it is full of."""
+    text = GROWING[kind](12_000)
+    start = time.process_time()
+    check(parse(text, "Dockerfile"))
+    unfold(text)
+    assert time.process_time() - start < 8
+
+
+def test_steps_and_stages_with_many_variables_end() -> None:
+    many = "FROM a AS s0\n" + "".join(f"ENV A{i}=1\n" for i in range(20_000))
+    for rest in ("RUN x\n" * 20_000, "".join(f"FROM s{i} AS s{i + 1}\n" for i in range(900))):
+        with pytest.raises(InputError, match="more than 1000000 variables"):
+            unfold(many + rest)
+
+
+def test_a_chain_of_all_stages_there_may_be() -> None:
+    chain = "".join(f"FROM s{i} AS s{i + 1}\nENV A{i}=1\n" for i in range(STAGES - 1))
+    assert len(unfold("FROM a AS s0\n" + chain).stages) == STAGES
+    with pytest.raises(InputError, match="more than 1000 stages"):
+        unfold("FROM a AS s0\n" + chain + f"FROM s{STAGES - 1}\n")
+
+
+def test_stages_stand_on_earlier_ones_only_so_there_is_no_circle() -> None:
+    for text in ("FROM b AS a\nFROM a AS b\n", "FROM a AS a\n"):
+        first = unfold(text).stages[0].base
+        assert isinstance(first, ImageRef)
+    with pytest.raises(InputError, match="cannot copy from itself"):
+        unfold("FROM x AS a\nCOPY --from=a / /\n")
+
+
+def test_values_and_bodies_one_over_their_caps() -> None:
+    value = "x" * 1024
+    lines = "".join(f"ARG A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 7))
+    assert unfold(f"FROM a\nARG A0={value}\n{lines}")  # 64 KiB
+    with pytest.raises(InputError, match="longer than 64 KiB"):
+        unfold(f"FROM a\nARG A0={value}\n{lines}ENV B=${{A6}}x\n")
+    body = "$A$A$A$A\n" * 1_000
+    with pytest.raises(InputError, match="longer than 1024 KiB"):
+        unfold(f"FROM a\nARG A={'x' * 300}\nCOPY <<E /\n{body}E\n")
+    with pytest.raises(InputError, match="may have 1 MiB"):
+        parse("FROM a\n" + "#" * 60_000 + "\n" + "RUN x\n" * 170_000, "Dockerfile")
+
+
+def test_errors_of_unfolding_are_capped() -> None:
+    with pytest.raises(InputErrors) as caught:
+        unfold("FROM a\n" + "ENV A=${x:?}\n" * 1_000)
+    assert len(caught.value.errors) == DOCKERFILE_ERRORS
 
 
 def test_quotes_and_markers_on_one_long_line() -> None:
