@@ -108,7 +108,9 @@ def _check(text: str, domain: str, path: str) -> None:
     if not _PATH.match(path):
         if path.lower() != path and _PATH.match(path.lower()):
             raise _bad(
-                text, "the repository must be in lower case", f"did you mean {_shown(text.lower())}?"
+                text,
+                "the repository must be in lower case",
+                f"did you mean {_shown(text.lower())}?",
             )
         raise _bad(
             text,

@@ -237,7 +237,7 @@ CASES = [
         "ENV a=x b=$a c=\"q $a\" d='$a' e=w\\ x\nENV a=y\nENV f $a and $a\nENV g=${a:-d} h=${n:-d} i=${a:+s}"
         " j=${n:+s} k=\\$a l=${a}z PATH=/x:$PATH\n",
         accepted=(
-            Deviation("buildah", r"^config Env: ", "it moves a changed variable to the end"),
+            Deviation("buildah", r"^config Env order: ", "it moves a changed variable to the end"),
         ),
     ),
     Case(
@@ -254,7 +254,7 @@ CASES = [
         "ports and volumes",
         'EXPOSE 80 443/tcp 53/udp 7000-7002\nVOLUME /a b\nVOLUME ["/c d"]\n',
         accepted=(
-            Deviation("buildah", r"^config ExposedPorts: .*7000-7002", "it keeps a range as it is"),
+            Deviation("buildah", r"^config ExposedPorts 700", "it keeps a range as it is"),
             Deviation("buildah", r"^file c d: nothing", "it makes a directory of a volume"),
         ),
     ),
@@ -293,7 +293,7 @@ CASES = [
         TREE,
         (
             Deviation(
-                "buildah", r"^(file c:|config Env: )", "it knows the character for lines alone"
+                "buildah", r"^(file c:|config Env )", "it knows the character for lines alone"
             ),
         ),
     ),
@@ -310,7 +310,7 @@ ANY = (
     ),
     Deviation("buildah", r"^file (dev|sys|run): nothing", "it leaves what it mounts things on"),
     Deviation("buildah", r"^file etc/hostname: nothing", "it leaves the file it mounts a file on"),
-    Deviation("buildah", r"^config Labels: .*io\.buildah\.version", "it signs its images"),
+    Deviation("buildah", r"^config Labels io\.buildah\.version: ", "it signs its images"),
     Deviation(
         "buildah", r"^file \S*suid: f 4755 .* f 755", "it takes setuid bits of a context away"
     ),

@@ -16,6 +16,7 @@ import pytest
 
 from e2e import peers
 from e2e.building import Bench
+from e2e.differential_batches import BATCHES
 from e2e.differential_cases import ANY, CASES, Case
 from e2e.images import Image, Tree
 
@@ -58,7 +59,7 @@ def buildah(base: Path) -> Iterator[peers.Buildah]:
 
 
 @pytest.mark.parametrize("name", ["docker", "buildah"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *BATCHES], ids=lambda case: case.name)
 def test_builders_agree(
     root_bench: Bench, case: Case, name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -79,7 +80,8 @@ def test_builders_agree(
 
 def whole(dockerfile: str) -> str:
     """Return a Dockerfile that starts from the base; `x0` is its first stage."""
-    return dockerfile if "# escape" in dockerfile else f"FROM base AS x0\n{dockerfile}"
+    begins = "# escape" in dockerfile or "FROM base AS x0" in dockerfile
+    return dockerfile if begins else f"FROM base AS x0\n{dockerfile}"
 
 
 def files(ours: Tree, theirs: Tree) -> Iterator[str]:
@@ -98,5 +100,20 @@ def config(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
         mine, other = ours.get(name) or None, theirs.get(name) or None
         if name == "WorkingDir":
             mine, other = mine or "/", other or "/"
-        if mine != other:
+        if name in ("Env", "ExposedPorts", "Labels", "Volumes"):
+            yield from members(name, mine or {}, other or {})
+        elif mine != other:
             yield f"config {name}: {mine} | {other}"
+
+
+def members(name: str, ours: Any, theirs: Any) -> Iterator[str]:
+    """Yield a line for each variable, port, label or volume that is not the same."""
+    if name == "Env":
+        order = [[text.partition("=")[0] for text in env] for env in (ours, theirs)]
+        if order[0] != order[1] and sorted(order[0]) == sorted(order[1]):
+            yield f"config Env order: {order[0]} | {order[1]}"
+        ours, theirs = (dict(text.split("=", 1) for text in env) for env in (ours, theirs))
+    for key in sorted({*ours, *theirs}):
+        mine, other = ours.get(key), theirs.get(key)
+        if (key in ours, mine) != (key in theirs, other):
+            yield f"config {name} {key}: {mine!r} | {other!r}"

@@ -273,6 +273,18 @@ def test_what_stands_on_the_build_platform_runs_there(root_bench: Bench) -> None
     assert built.image.document["architecture"] == "s390x"
 
 
+@BOTH
+def test_steps_may_make_the_same_layer_twice(who: Bench) -> None:
+    """Overlayfs takes no directory twice."""
+    built = who.build(
+        "FROM base\nRUN echo 1 >/f\nRUN rm /f\nRUN echo 1 >/f\nCOPY foo /f\nCOPY bar /f\nCOPY foo /f\n"
+        "RUN cat /f >/got\nRUN rm /f\nRUN ls / | grep -c ^f$ >/gone; true\n",
+        FILES | {"bar": "bar"},
+    )
+    assert (built.content("got"), built.content("gone")) == ("foo", "0\n")
+    assert not built.has("f")
+
+
 def test_expansion_bombs_end_quickly(root_bench: Bench) -> None:
     lines = ["ARG a0=xxxxxxxxxxxxxxxx"] + [f"ARG a{n + 1}=$a{n}$a{n}" for n in range(40)]
     said = root_bench.fail("\n".join([*lines, "FROM base"]) + "\n")
