@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -22,13 +22,17 @@ from buildgraph.cli.options import progress_mode, store_option
 from buildgraph.cli.readers import Readers, open_readers
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
-from buildgraph.cli.session import Session, Settings
+from buildgraph.cli.session import OpenGraph, Session, Settings
 from buildgraph.engine.build import BuildResult
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
 from buildgraph.engine.handover import Handover
 from buildgraph.engine.history import Chronicle
+from buildgraph.engine.prepare import Prepared
 from buildgraph.errors import BuildgraphError
 from buildgraph.oci.handover.outside import Outside, outside
+
+# Told what a build has looked at, also where it failed.
+Seen = Callable[[Session, Prepared, OpenGraph], None]
 
 _HELP = """Build targets, or a directory with a Dockerfile.
 
@@ -82,6 +86,7 @@ def run_build(
     *,
     events: str | None = None,
     junit: str | None = None,
+    seen: Seen | None = None,
 ) -> int:
     """Build and return the exit code; every error has been shown by then."""
     catch_signals()
@@ -101,7 +106,7 @@ def run_build(
             ) as programs,
             Session(settings, os.environ, os.getcwd()) as session,
         ):
-            result = _build(session, screen, targets, file, delivery, progress, programs)
+            result = _build(session, screen, targets, file, delivery, progress, programs, seen)
     except BuildgraphError as error:
         screen.failed(error)
         screen.close()
@@ -125,6 +130,7 @@ def _build(
     delivery: DeliveryOptions,
     progress: str,
     programs: Outside,
+    seen: Seen | None,
 ) -> BuildResult:
     """Build in an open session, and say what came of it."""
     workspace, chosen = choose(session, targets, file)
@@ -140,7 +146,11 @@ def _build(
             Handover(session.layers, session.environ, programs, session.cancel),
         )
         chronicle = Chronicle(screen)
-        result = graph.build(deliverer.deliveries(prepared), chronicle)
+        try:
+            result = graph.build(deliverer.deliveries(prepared), chronicle)
+        finally:
+            if seen is not None:
+                seen(session, prepared, graph)
         chronicle.write(session.store, prepared, result.outcomes, result.images)
         if not session.store.read_only:
             session.store.sync()

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("build", "Build targets, or a directory with a Dockerfile."),
     "test": ("test", "Run smoke tests: real containers from the images, and checks on them."),
     "push": ("push", "Build, test and push images."),
+    "watch": ("watch", "Build, and build again what a change affects."),
     "run": ("run", "Run a target's image in a sandbox."),
     "shell": ("shell", "Open a shell in the file system of any step."),
     "plan": ("plan", "Say what would be built, and why, without building."),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from buildgraph.cli.build import catch_signals
+from buildgraph.cli.build import Seen, catch_signals
 from buildgraph.cli.choose import choose
 from buildgraph.cli.console import wants_color
 from buildgraph.cli.entry import guarded, report
@@ -92,6 +92,7 @@ def run_tests(
     options: SmokeOptions,
     progress: str,
     holder: Holder | None = None,
+    seen: Seen | None = None,
 ) -> tuple[BuildResult, dict[str, SmokeReport]]:
     """Build and test; every error has been shown by then. Returns what came of it."""
     catch_signals()
@@ -125,7 +126,11 @@ def run_tests(
             if holder is not None:
                 holder.open(session.store, cancel)
             with session.open_graph(prepared) as graph:
-                result = graph.build(runner.deliveries(prepared), screen, cancel)
+                try:
+                    result = graph.build(runner.deliveries(prepared), screen, cancel)
+                finally:
+                    if seen is not None:
+                        seen(session, prepared, graph)
             session.store.sync()
     except BuildgraphError as error:
         screen.failed(error)
