@@ -168,6 +168,18 @@ class Files:
             found = self._note(package, there)
         return found
 
+    def names(self, path: str, suffix: str) -> list[str]:
+        """Return the names in a directory that end so, sorted; what is in it is an input now.
+
+        Raises InputError where it cannot be listed.
+        """
+        self._listed.add(path)
+        try:
+            with os.scandir(os.path.join(self.root, path)) as entries:
+                return sorted(entry.name for entry in entries if entry.name.endswith(suffix))
+        except OSError as error:
+            raise InputError(f"cannot list {path or '.'}/: {error.strerror}") from error
+
     def directories(self, path: str) -> list[str]:
         """Return the names of the directories in a directory, sorted; for "did you mean"."""
         try:

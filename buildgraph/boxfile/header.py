@@ -82,6 +82,7 @@ def read_header(entry: yaml.Entry, scope: values.Scope, around: Surroundings | N
         MappingProxyType({name: text_of(value) for name, value in pairs.items()}),
         _optional_text(fields["registry"]),
         MappingProxyType(_registries(fields["registries"])),
+        rules if isinstance(rules := fields["rules"].data, tuple) else (),
     )
 
 

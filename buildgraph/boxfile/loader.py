@@ -8,16 +8,17 @@ that over the package's defaults; then templates are evaluated, once for each va
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from buildgraph.boxfile import schema, values, yaml
+from buildgraph.boxfile import calls, schema, values, yaml
 from buildgraph.boxfile.extends import Inheritance, Named, merge
 from buildgraph.boxfile.header import Header, RegistryEntry, names_of, read_header
 from buildgraph.boxfile.matrix import Variant, suffix, variants
 from buildgraph.boxfile.rendering import Names, Surroundings
+from buildgraph.boxfile.rule_files import errors_of
 from buildgraph.boxfile.target import Target, Value, text_of
 from buildgraph.boxfile.visibility import PRIVATE, PUBLIC, Visibility
 from buildgraph.errors import InputError, Location, raise_all
@@ -61,15 +62,18 @@ def load(
     *,
     around: Surroundings | None = None,
     header: Header | None = None,
+    opened: Callable[[Header], list[InputError]] | None = None,
 ) -> Package:
     """Return the package that the Boxfile `text` describes; None: the directory has no Boxfile.
 
     `dockerfile` is the name of the Dockerfile that lies in the directory, if one does. `rules`
     are all that may be used, the built-in ones among them. `around` and `header` (the root's,
-    where this is another file) are what templates know; without `around` braces are text. Raises
-    InputError with everything that is wrong, in the order of the file.
+    where this is another file) are what templates know; without `around` braces are text.
+    `opened` is told of the header before any target is read, and returns what is wrong with it.
+    Raises InputError with everything that is wrong, in the order of the file.
     """
     loader = _Loader(values.Scope(package), rules, dockerfile, around, header)
+    loader.opened = opened
     found = None if text is None else loader.file(text)
     loader.implicit()
     raise_all(_in_order(loader.scope.errors))
@@ -113,7 +117,8 @@ class _Loader:
         around: Surroundings | None,
         header: Header | None,
     ):
-        self.scope = scope
+        self._homes: dict[str, str] = {}
+        self.scope = replace(scope, homes=self._homes)
         self.targets: dict[str, Target] = {}
         self._rules = rules
         self._dockerfile = dockerfile
@@ -122,6 +127,7 @@ class _Loader:
         self._names: Names | None = None
         self._defaults: dict[str, Sequence[yaml.Entry]] = {}
         self._visibility: Visibility | None = None
+        self.opened: Callable[[Header], list[InputError]] | None = None
 
     # -- the file ------------------------------------------------------------------------
 
@@ -139,6 +145,8 @@ class _Loader:
         workspace = root.get("workspace")
         header = None if workspace is None else self._workspace(workspace)
         self._header = header or self._header
+        if header is not None and self.opened is not None:
+            self.scope.errors.extend(self.opened(header))
         if self._around is not None:
             names = names_of(self._header, self._around)
             self._names = names.more(package=self.scope.package)
@@ -213,7 +221,8 @@ class _Loader:
             words = values.found(entry.value)
             self.scope.error(f"defaults.{name}: expected a mapping, found {words}", entry.key.where)
         else:
-            known = {attribute.name for attribute in self._rules[name].attributes}
+            spec = self._spec(name)
+            known = {attribute.name for attribute in (spec.attributes if spec else ())}
             for one in entry.value.entries:
                 if one.key.text not in known:
                     hint = self.scope.near(one.key.text, known)
@@ -224,9 +233,19 @@ class _Loader:
     # -- which targets there are ---------------------------------------------------------
 
     def _attribute_names(self) -> set[str]:
-        names = {a.name for rule in self._rules.values() for a in rule.attributes}
-        names.update(attribute.name for attribute in schema.COMMON)
+        names = {attribute.name for attribute in (*schema.COMMON, *schema.IMAGE.attributes)}
+        for rule in self._rules:
+            spec = self._spec(rule)
+            names.update(attribute.name for attribute in (spec.attributes if spec else ()))
         return names
+
+    def _spec(self, name: str) -> schema.RuleSpec | None:
+        """Return a rule, None after an error in its file."""
+        try:
+            return self._rules[name]
+        except InputError as error:
+            self.scope.errors.extend(errors_of(error))
+            return None
 
     def _refuse_beside_targets(self, rest: list[yaml.Entry]) -> None:
         known = self._attribute_names() if rest else ()
@@ -268,7 +287,9 @@ class _Loader:
                 )
 
     def _short_form(self, entries: list[yaml.Entry]) -> Iterator[_Draft]:
-        own = self._attribute_names()
+        own = {attribute.name for attribute in (*schema.COMMON, *schema.IMAGE.attributes)}
+        if not any(entry.key.text in own for entry in entries):
+            own = self._attribute_names()
         if any(entry.key.text in own for entry in entries):
             yield _Draft(DEFAULT_NAME, entries[0].key.where, entries, _FILE_KEYS)
             return
@@ -339,7 +360,7 @@ class _Loader:
         if name not in self._rules:
             self._refuse_rule(name, value.where)
             return None
-        return name
+        return None if self._spec(name) is None else name
 
     def _refuse_rule(self, name: str, where: Location, hint: str | None = None) -> None:
         near = hint or self.scope.near(name, self._rules)
@@ -380,6 +401,12 @@ class _Loader:
         if labels:
             doc = self.targets[labels[0].name].doc
             self.targets[draft.name] = replace(group, doc=doc)
+        body = self._rules[rule].body
+        for further, _ in body.targets if body is not None else ():
+            beside = [replace(draft, name=_beside(one.name, further)) for one in variants_of]
+            labels = [Label(self.scope.package, one.name) for one in beside]
+            one = replace(draft, name=_beside(draft.name, further))
+            self.targets[one.name] = self._group(one, draft.where, labels, visibility)
 
     def _combinations(self, structure: Mapping[str, Value], where: Location) -> list[Variant]:
         axes = structure["matrix"]
@@ -406,30 +433,113 @@ class _Loader:
         self, draft: _Draft, rule: str, visibility: Visibility | None, names: Names | None
     ) -> None:
         spec = self._rules[rule]
-        article = "an" if rule[0] in "aeiou" else "a"
-        keys = values.Keys(
-            (*schema.COMMON[:2], *spec.attributes),
-            f"{article} {rule} target",
-            schema.LATER_TARGET,
-            (*draft.others, *_STRUCTURE),
-            extensions=True,
-        )
+        if draft.name in self.targets:
+            self.scope.error(f"there is a target {draft.name!r} already", draft.where)
+        if spec.body is not None:
+            self._call(draft, spec, spec.body, visibility, names)
+            return
         before = len(self.scope.errors)
-        scope = replace(self.scope, names=names)
-        attrs = values.parse_fields(draft.entries, keys, draft.where, scope)
+        attrs = self._fields(draft, spec, spec.attributes, names)
         if rule == "image" and len(self.scope.errors) == before:
             self._fill_dockerfile(attrs, draft.where)
+        self._put(draft, rule, attrs, visibility)
+
+    def _fields(
+        self,
+        draft: _Draft,
+        spec: schema.RuleSpec,
+        attributes: tuple[schema.Attribute, ...],
+        names: Names | None,
+        others: Sequence[str] = (),
+    ) -> dict[str, Value]:
+        """Return what a target says, as far as it is about `attributes` or `COMMON`."""
+        article = "an" if spec.name[0] in "aeiou" else "a"
+        keys = values.Keys(
+            (*schema.COMMON[:2], *attributes),
+            f"{article} {spec.name} target",
+            schema.LATER_TARGET,
+            (*draft.others, *_STRUCTURE, *others),
+            extensions=True,
+        )
+        scope = replace(self.scope, names=names)
+        return values.parse_fields(draft.entries, keys, draft.where, scope)
+
+    def _put(
+        self,
+        draft: _Draft,
+        rule: str,
+        attrs: dict[str, Value],
+        visibility: Visibility | None,
+        called: schema.RuleSpec | None = None,
+    ) -> None:
+        """Add the target that a draft has become; `called` is the rule of the workspace's own."""
         doc = attrs.pop("doc", None)
         attrs.pop("rule", None)
-        label = Label(self.scope.package, draft.name)
         self.targets[draft.name] = Target(
-            label,
+            Label(self.scope.package, draft.name),
             rule,
             draft.where,
             MappingProxyType(attrs),
             text_of(doc) if doc else "",
             visibility,
+            called.name if called is not None else "",
+            called.body.path if called is not None and called.body is not None else None,
         )
+
+    def _call(
+        self,
+        draft: _Draft,
+        spec: schema.RuleSpec,
+        body: schema.RuleBody,
+        visibility: Visibility | None,
+        names: Names | None,
+    ) -> None:
+        """Add what a target of the workspace's own rule comes to: an image, and what is beside."""
+        self._homes[body.path] = body.package
+        before = len(self.scope.errors)
+        own = calls.own_attributes(spec, body)
+        known = {attribute.name for attribute in spec.attributes}
+        said = replace(draft, entries=calls.own_entries(draft.entries, body))
+        unknown = [
+            entry
+            for entry in draft.entries
+            if entry.key.text not in known and entry.key.text not in body.own
+        ]
+        image = calls.image_entries([e for e in draft.entries if e not in unknown], body)
+        found = self._fields(
+            replace(said, entries=[*said.entries, *unknown]), spec, own, names, sorted(known)
+        )
+        doc = found.get("doc")
+        if names is not None and len(self.scope.errors) == before:
+            label = Label(self.scope.package, draft.name)
+            names = names.more(**calls.template_names(found, own, label))
+            made = replace(draft, entries=image)
+            attrs = self._fields(made, spec, schema.IMAGE.attributes, names)
+            if doc is not None:
+                attrs["doc"] = doc
+            self._put(draft, "image", attrs, visibility, spec)
+            for further, entries in body.targets:
+                self._add_beside(draft, further, entries, visibility, names)
+        calls.tell_call(self.scope.errors[before:], body, draft.where)
+
+    def _add_beside(
+        self,
+        draft: _Draft,
+        further: str,
+        entries: tuple[yaml.Entry, ...],
+        visibility: Visibility | None,
+        names: Names,
+    ) -> None:
+        """Add a further target of a rule beside the one that uses it."""
+        beside = _Draft(_beside(draft.name, further), draft.where, entries)
+        rule = self._rule_of(beside, entries)
+        if rule is None:
+            return
+        if self._rules[rule].body is not None:
+            where = entries[0].key.where
+            self.scope.error("a rule's further target is of no rule of the workspace's own", where)
+            return
+        self._add(beside, rule, visibility, names)
 
     def _fill_dockerfile(self, attrs: dict[str, Value], where: Location) -> None:
         path, inline = attrs["dockerfile"], attrs["dockerfile_inline"]
@@ -453,6 +563,12 @@ class _Loader:
 
 def _belongs_to_file(key: str) -> bool:
     return key in _FILE_KEYS or key.startswith("x-")
+
+
+def _beside(name: str, further: str) -> str:
+    """Return the name of a further target: `app.smoke` of `app`, a matrix suffix staying last."""
+    base, at, pairs = name.partition("@")
+    return f"{base}.{further}{at}{pairs}"
 
 
 def _both(structure: Mapping[str, Value]) -> tuple[Value, Value]:

@@ -57,7 +57,7 @@ class Names:
     read: dict[str, Template] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)  # name -> why it is not there
 
-    def more(self, **names: Any) -> Names:
+    def more(self, /, **names: Any) -> Names:
         """Return these names and others."""
         return replace(self, known={**self.known, **names})
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from buildgraph.boxfile.yaml import Entry
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -180,12 +182,30 @@ class Attribute:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleBody:
+    """What a rule that a workspace writes itself makes of a target; see `rule_files.py`.
+
+    `own` are the names of its attributes, the others are the image's. `defaults`, `image` and the
+    entries of `targets` are as they are written in the file `path`, relative to `package`; `image`
+    ends with the Dockerfile's template.
+    """
+
+    path: str
+    package: str
+    own: tuple[str, ...]
+    defaults: tuple[Entry, ...]
+    image: tuple[Entry, ...]
+    targets: tuple[tuple[str, tuple[Entry, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RuleSpec:
     """A kind of target: its name in `rule:`, one line of words, its attributes."""
 
     name: str
     doc: str
     attributes: tuple[Attribute, ...]
+    body: RuleBody | None = None
 
     def attribute(self, name: str) -> Attribute | None:
         """Return the attribute of this name, or None."""
@@ -406,6 +426,12 @@ WORKSPACE: Final = Record(
             "Environment variables that templates may read.",
             default=(),
         ),
+        Attribute(
+            "rules",
+            ListOf(LabelRef(), single=True),
+            "Directories with rules of its own, NAME.rule.yaml.",
+            default=(),
+        ),
         Attribute("registry", Text(r"\S+", "a registry or a prefix in one"), "Where tags live."),
         Attribute(
             "registries",
@@ -422,5 +448,5 @@ DEFAULTS: Final = "defaults"
 
 # Keys that the design has and this version does not do yet: refused in words, never ignored.
 LATER_FILE: Final = ("load",)
-LATER_WORKSPACE: Final = ("rules",)
+LATER_WORKSPACE: Final = ()
 LATER_TARGET: Final = ()

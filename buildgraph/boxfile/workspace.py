@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Final, assert_never
 
@@ -15,6 +16,7 @@ from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
 from buildgraph.boxfile.loader import BOXFILE, Header, Package, RegistryEntry, in_package
 from buildgraph.boxfile.rendering import Surroundings
+from buildgraph.boxfile.rule_files import RULE_NAME, SUFFIX, RuleTable, read_rule
 from buildgraph.boxfile.smoke import SmokeTarget, images_of
 from buildgraph.boxfile.smoke_schema import SMOKE
 from buildgraph.boxfile.smoke_view import smoke_target
@@ -57,9 +59,7 @@ class Workspace:
     ):
         self.root = os.path.realpath(root)
         self._around = Surroundings(os.environ if environ is None else environ, self.root)
-        self.rules: Mapping[str, schema.RuleSpec] = MappingProxyType(
-            {**rules, **schema.BUILT_IN, SMOKE.name: SMOKE}
-        )
+        self._rules = RuleTable({**rules, **schema.BUILT_IN, SMOKE.name: SMOKE})
         self._files = Files(self.root)
         self._packages: dict[str, Package] = {}
         self._failed: dict[str, InputError] = {}
@@ -85,6 +85,14 @@ class Workspace:
         until then the workspace has its directory's name and no variables.
         """
         return cls(root, rules or {}, environ)
+
+    @property
+    def rules(self) -> Mapping[str, schema.RuleSpec]:
+        """Return all kinds of target; the workspace's own are read when they are looked at.
+
+        That raises InputError for what is wrong in their files.
+        """
+        return self._rules
 
     @property
     def name(self) -> str:
@@ -333,10 +341,35 @@ class Workspace:
                 listing.dockerfile,
                 around=self._around,
                 header=self._header,
+                opened=None if path else self._open_rules,
             )
         except InputError as error:
             self._failed[path] = error
             raise
+
+    def _open_rules(self, header: Header) -> list[InputError]:
+        """Take in the names of the workspace's own rules; returns what is wrong with them."""
+        errors: list[InputError] = []
+        for value in header.rules:
+            label = value.data
+            assert isinstance(label, Label)
+            if label.name != DEFAULT_NAME or self._files.kind(label.package) != "directory":
+                message = f"rules: there is no directory {label.package or '.'!r}"
+                errors.append(InputError(message, value.where))
+                continue
+            for file in self._files.names(label.package, SUFFIX):
+                name = file.removesuffix(SUFFIX)
+                path = in_package(label.package, file)
+                if not RULE_NAME.fullmatch(name):
+                    message = f"{file!r}: a rule is called by small letters, digits and '_'"
+                    errors.append(InputError(message, Location(path)))
+                elif not self._rules.add(name, partial(self._read_rule, path, name)):
+                    errors.append(InputError(f"there is a rule {name!r} already", Location(path)))
+        return errors
+
+    def _read_rule(self, path: str, name: str) -> schema.RuleSpec:
+        text = yaml.decode(self._files.read(path, limits.BOXFILE_BYTES), path)
+        return read_rule(text, path, name)
 
     def _no_package(self, path: str, where: Location | None) -> InputError:
         if self._files.kind(path) == "directory":

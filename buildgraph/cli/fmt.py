@@ -1,4 +1,5 @@
-"""Knows which Boxfiles `fmt` lays out and how they are written; must not know what is good layout.
+"""Knows which Boxfiles `fmt` lays out and how they are written; must not know what good layout
+is.
 """
 
 from __future__ import annotations
