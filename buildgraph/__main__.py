@@ -18,6 +18,11 @@ def main() -> None:
         code = run_again(arguments)
         if code is not None:
             leave(code)
+    if arguments and arguments[0] == "__complete":
+        from buildgraph.cli.completion import answer as complete
+
+        complete(arguments[1:])
+        return
     # A graph is hundreds of thousands of small objects that live to the end: looking through them
     # again and again for circles took a third of planning 100,000 nodes.
     gc.set_threshold(50_000, 20, 50)

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "enter": ("enter", "Run a command in a container that `test --keep` holds."),
     "cache": ("cache", "Look at, shrink or check the store."),
     "replay": ("replay", "Run a failed step again, in the same sandbox."),
+    "completion": ("completion", "Print a script that completes words in a shell."),
     "doctor": ("doctor", "Say what this machine offers and lacks."),
 }
 
