@@ -110,6 +110,8 @@ def config_json(config: ImageConfig, diff_ids: Sequence[Digest]) -> bytes:
         ],
     }
     out = _filled(document)
+    for required in ("architecture", "os"):  # some old images say nothing there, but say it
+        out[required] = document[required]
     out["rootfs"] = {"type": "layers", "diff_ids": list(diff_ids)}
     return canonical_json(out)
 

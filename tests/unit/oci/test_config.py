@@ -73,6 +73,11 @@ def test_nothing_empty_is_written_and_keys_are_sorted() -> None:
     )
 
 
+def test_an_old_image_without_a_system_comes_back() -> None:
+    old = ImageConfig(platform=Platform("", ""))
+    assert parse_config(config_json(old, [ONE]))[0] == old
+
+
 def test_labels_have_no_order() -> None:
     turned = replace(FULL, labels=FULL.labels[::-1])
     assert config_json(turned, []) == config_json(FULL, [])
