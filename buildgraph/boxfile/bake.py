@@ -10,6 +10,7 @@ reference".
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, assert_never
@@ -18,7 +19,13 @@ from buildgraph.boxfile import hcl_nodes as hcl
 from buildgraph.boxfile.bake_json import bake_json
 from buildgraph.boxfile.hcl import RESOLVE, parse_hcl
 from buildgraph.boxfile.hcl_nodes import Block, Expression
-from buildgraph.boxfile.imported import Imported, parse_secret
+from buildgraph.boxfile.imported import (
+    Imported,
+    parse_secret,
+    settled,
+    variable,
+    variables_in,
+)
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
 
 Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
@@ -74,19 +81,25 @@ class BakeFile:
     builds: list[Imported] = field(default_factory=list)
     groups: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)  # that stay, with their defaults
 
 
-def read_bake(text: str, path: str) -> BakeFile:
-    """Return what the bake file `path` says. Raises InputError, InputErrors with all places."""
+def read_bake(text: str, path: str, *, keep: bool = False) -> BakeFile:
+    """Return what the bake file `path` says; with `keep` variables stay variables in its texts.
+
+    Raises InputError, InputErrors with all places.
+    """
     root = bake_json(text, path) if path.endswith(".json") else parse_hcl(text, path)
-    return _Reader(root).read()
+    return _Reader(root, keep).read()
 
 
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, root: Block) -> None:
+    def __init__(self, root: Block, keep: bool) -> None:
         self._root = root
+        self._keep = keep
+        self._decided: set[str] = set()  # variables whose default was looked at
         self._variables: dict[str, Expression | None] = {}
         self._known: dict[str, Data] = dict(_BUILTINS)
         self._open: list[str] = []
@@ -122,13 +135,38 @@ class _Reader:
                 if name not in self._matrices
                 else found
             )
-        used = {n: self._known[n] for n in self._variables if n in self._used}
-        if used:
-            told = ", ".join(f"{name}={_text(value)!r}" for name, value in used.items())
-            self._out.notes.append(
-                f"variables have their defaults; bake took them from the environment: {told}"
-            )
+        self._tell_variables()
         return self._out
+
+    def _tell_variables(self) -> None:
+        used = [name for name in self._known if name in self._used and name in self._variables]
+        kept = {name: _text(self._known[name]) for name in used if self._is_kept(name)}
+        self._out.variables = kept
+        fixed = {name: self._known[name] for name in used if name not in kept}
+        fixed |= {name: kept[name] for name in used if name in self._decided and name in kept}
+        if fixed:
+            said = ", ".join(f"{name}={_text(value)!r}" for name, value in fixed.items())
+            self._out.notes.append(
+                f"variables have their defaults; bake took them from the environment: {said}"
+                if not kept
+                else f"the defaults of these variables have decided about targets: {said}"
+            )
+
+    def _is_kept(self, name: str) -> bool:
+        value = self._known.get(name)
+        plain = not isinstance(value, (list, dict))
+        return self._keep and plain and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+
+    def _settled(self, value: Data) -> Data:
+        """Return a value without variables, where what it is decides about more than a text."""
+        if isinstance(value, list):
+            return [self._settled(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._settled(inner) for key, inner in value.items()}
+        if not isinstance(value, str) or not variables_in(value):
+            return value
+        self._decided.update(variables_in(value))
+        return settled(value, {name: _text(known) for name, known in self._known.items()})
 
     def _block(self, block: Block, groups: list[Block]) -> None:
         if block.kind in ("target", "group", "variable", "function") and len(block.labels) != 1:
@@ -159,7 +197,8 @@ class _Reader:
         members: list[str] = []
         for attribute in block.attributes:
             if attribute.name == "targets":
-                members += self._texts(self._value(attribute.value, {}), attribute.where)
+                value = self._settled(self._value(attribute.value, {}))
+                members += self._texts(value, attribute.where)
             elif attribute.name != "description":
                 hint = did_you_mean(attribute.name, ("targets", "description"))
                 raise InputError(f"a group has no {attribute.name!r}", attribute.where, hint)
@@ -181,7 +220,7 @@ class _Reader:
         made: list[str] = []
         for combination in itertools.product(*lists):
             scope = dict(zip(axes, combination, strict=True))
-            own = _text(self._value(target.attributes["name"][0], scope))
+            own = _text(self._settled(self._value(target.attributes["name"][0], scope)))
             if own in made or own in self._targets:
                 raise InputError(f"the matrix names two targets {own!r}", where)
             made.append(own)
@@ -191,7 +230,7 @@ class _Reader:
     def _axes(self, target: _Target) -> tuple[list[str], list[list[Data]]]:
         """Return the names and the values of a matrix."""
         expression, where = target.attributes["matrix"]
-        axes = self._value(expression, {})
+        axes = self._settled(self._value(expression, {}))
         if not isinstance(axes, dict):
             raise InputError("matrix: expected a mapping of lists", where)
         lists: list[list[Data]] = []
@@ -242,7 +281,7 @@ class _Reader:
         }
         out: dict[str, tuple[Data, Location]] = {}
         inherits, place = own.pop("inherits", ([], target.where))
-        for parent in self._texts(inherits, place):
+        for parent in self._texts(self._settled(inherits), place):
             if parent not in self._targets:
                 hint = did_you_mean(parent, self._targets)
                 raise InputError(f"there is no target {parent!r} to inherit from", place, hint)
@@ -339,9 +378,13 @@ class _Reader:
             case hcl.Items(items=items):
                 return [self._value(item, scope) for item in items]
             case hcl.Object(entries=entries):
-                return {_text(self._value(k, scope)): self._value(v, scope) for k, v in entries}
+                return {
+                    _text(self._settled(self._value(k, scope))): self._value(v, scope)
+                    for k, v in entries
+                }
             case hcl.Choice(condition=condition, yes=yes, no=no):
-                return self._value(yes if _truth(self._value(condition, scope)) else no, scope)
+                decided = _truth(self._settled(self._value(condition, scope)))
+                return self._value(yes if decided else no, scope)
             case hcl.Operation():
                 return self._operation(expression, scope)
             case hcl.Call(name=name, where=where):
@@ -356,10 +399,10 @@ class _Reader:
         return _text(value)
 
     def _operation(self, operation: hcl.Operation, scope: Mapping[str, Data]) -> bool:
-        right = self._value(operation.right, scope)
+        right = self._settled(self._value(operation.right, scope))
         if operation.left is None:
             return not _truth(right)
-        left = self._value(operation.left, scope)
+        left = self._settled(self._value(operation.left, scope))
         match operation.sign:
             case "&&":
                 return _truth(left) and _truth(right)
@@ -404,7 +447,7 @@ class _Reader:
     def _variable(self, name: str, where: Location, scope: Mapping[str, Data]) -> Data:
         self._used.add(name)
         if name in self._known:
-            return self._known[name]
+            return variable(name) if self._is_variable(name) else self._known[name]
         if name not in self._variables:
             hint = did_you_mean(name, (*self._variables, *scope))
             raise InputError(f"there is no variable {name!r}", where, hint)
@@ -415,7 +458,10 @@ class _Reader:
         value = "" if default is None else self._value(default, {})
         self._open.pop()
         self._known[name] = "" if value is None else value
-        return self._known[name]
+        return variable(name) if self._is_variable(name) else self._known[name]
+
+    def _is_variable(self, name: str) -> bool:
+        return name in self._variables and self._is_kept(name)
 
     def _circle(self, name: str, where: Location) -> NoReturn:
         raise InputError(f"{' -> '.join([*self._open, name])} is a circle", where)

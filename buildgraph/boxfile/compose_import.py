@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from buildgraph.boxfile import yaml
-from buildgraph.boxfile.imported import Imported, parse_secret
+from buildgraph.boxfile.imported import Imported, parse_secret, variable
 from buildgraph.errors import InputError, Location, raise_all
 
 _VARIABLE: Final = re.compile(
@@ -47,11 +47,13 @@ class ComposeBuilds:
     builds: list[Imported] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)  # that stay, with their defaults
 
 
-def read_builds(text: str, path: str, dotenv: str = "") -> ComposeBuilds:
+def read_builds(text: str, path: str, dotenv: str = "", *, keep: bool = False) -> ComposeBuilds:
     """Return the builds of the compose file `path`; `dotenv` is the text of its `.env`.
 
+    With `keep` variables stay variables in texts; one that has several defaults has none of them.
     Raises InputError, InputErrors with all that is wrong.
     """
     errors: list[InputError] = []
@@ -60,7 +62,7 @@ def read_builds(text: str, path: str, dotenv: str = "") -> ComposeBuilds:
     if not isinstance(root, yaml.Mapping) or not isinstance(_at(root, "services"), yaml.Mapping):
         where = root.where if root is not None else Location(path, 1, 1)
         raise InputError("a compose file has 'services'", where)
-    reader = _Reader(root, dict(_dotenv(dotenv)))
+    reader = _Reader(root, dict(_dotenv(dotenv)), keep)
     reader.read()
     raise_all(reader.errors)
     return reader.out
@@ -77,7 +79,8 @@ def _dotenv(text: str) -> Iterator[tuple[str, str]]:
 
 
 class _Reader:
-    def __init__(self, root: yaml.Mapping, variables: Mapping[str, str]) -> None:
+    def __init__(self, root: yaml.Mapping, variables: Mapping[str, str], keep: bool) -> None:
+        self._keep = keep
         self.errors: list[InputError] = []
         self.out = ComposeBuilds()
         self._variables = variables
@@ -253,15 +256,22 @@ class _Reader:
             if sign is not None and sign.endswith("+"):
                 return word if there else ""
             if there:
-                self._used[name] = value or ""
-                return value or ""
+                return self._used_as(name, value or "")
             if sign is not None and sign.endswith("-"):
-                self._used[name] = word
-                return word
+                return self._used_as(name, word)
             self._unset.add(name)
+            if self._keep:
+                return self._used_as(name, "")
             return ""
 
         return one
+
+    def _used_as(self, name: str, value: str) -> str:
+        """Return what stands for a variable: itself, or a value that it has here alone."""
+        if self._keep and self.out.variables.setdefault(name, value) == value:
+            return variable(name)
+        self._used[name] = value
+        return value
 
 
 def _at(node: yaml.Node | None, key: str) -> yaml.Node | None:

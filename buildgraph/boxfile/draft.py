@@ -39,6 +39,7 @@ class Draft:
 
     targets: list[DraftTarget] = field(default_factory=list)
     workspace: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)  # of the workspace; templates
     notes: list[str] = field(default_factory=list)
 
 
@@ -50,7 +51,7 @@ def write_boxfile(draft: Draft) -> str:
 def _lines(draft: Draft) -> Iterator[str]:
     yield from _comments(draft.notes, "")
     if draft.workspace is not None:
-        yield f"workspace: {{name: {scalar(draft.workspace)}}}"
+        yield from _workspace(draft.workspace, draft.variables)
     if not any(not target.disabled for target in draft.targets):
         if draft.targets:
             yield "targets: {}"
@@ -64,6 +65,15 @@ def _lines(draft: Draft) -> Iterator[str]:
             yield from (f"  # {line[2:]}" for line in body)
         else:
             yield from body
+
+
+def _workspace(name: str, variables: Mapping[str, str]) -> Iterator[str]:
+    if not variables:
+        yield f"workspace: {{name: {scalar(name)}}}"
+        return
+    names: list[Plain] = [*variables]
+    yield "workspace:"
+    yield from _mapping({"name": name, "env": names, "vars": dict(variables)}, 2)
 
 
 def _comments(notes: list[str], indent: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from buildgraph.label import name_problem
 
 _REMOTE: Final = re.compile(r"[a-z][a-z0-9+.-]*://|git@|github\.com/")
 _ARGUMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEPT: Final = re.compile("\ue000([A-Za-z0-9_]+)\ue001")  # private use: in no file of anybody
 DOCKERFILE: Final = "Dockerfile"
 
 
@@ -53,12 +54,18 @@ def draft_of(
     here: str,
     out: str,
     notes: Iterable[str] = (),
+    variables: Mapping[str, str] | None = None,
+    empty_is_none: bool = False,
 ) -> Draft:
     """Return the Boxfile in directory `out` for the builds of a file in directory `here`.
 
-    Groups whose name a build has already get one behind it, `-all`.
+    Groups whose name a build has already get one behind it, `-all`. `variables` with their
+    defaults stay variables, of the workspace and from the environment; with `empty_is_none` an
+    empty one has its default too.
     """
     draft = Draft(notes=list(notes))
+    for name, default in (variables or {}).items():
+        draft.variables[name] = _variable(name, default, empty_is_none)
     builds = list(builds)
     names = {build.name for build in builds}
     for build in builds:
@@ -78,6 +85,9 @@ def draft_of(
         target.fields["targets"] = known
         target.disabled = not known
         draft.targets.append(target)
+    for target in draft.targets:
+        target.notes = [told(note) for note in target.notes]
+    draft.notes = [told(note) for note in draft.notes]
     return draft
 
 
@@ -97,10 +107,10 @@ class _Writer:
             target.disabled = True
             target.notes.append(f"not carried over: {build.name!r}: {problem}")
         if build.doc:
-            target.fields["doc"] = build.doc
+            target.fields["doc"] = plain(build.doc)
         self._place()
         if build.stage:
-            target.fields["stage"] = build.stage
+            target.fields["stage"] = plain(build.stage)
         self._args()
         self._contexts()
         for name, value in (("platforms", build.platforms), ("tags", build.tags)):
@@ -176,9 +186,9 @@ class _Writer:
     def _secrets(self) -> None:
         secrets: list[Plain] = []
         for secret in self._build.secrets:
-            value: dict[str, Plain] = {"id": secret["id"]}
+            value: dict[str, Plain] = {"id": plain(secret["id"])}
             if "env" in secret:
-                value["env"] = secret["env"]
+                value["env"] = plain(secret["env"])
             elif "src" in secret:
                 path = os.path.expanduser(secret["src"])
                 found = self._relative(os.path.join(self._here, path))
@@ -190,15 +200,52 @@ class _Writer:
                     continue
                 value["src"] = plain(found)
             else:
-                value["env"] = secret["id"]
+                value["env"] = plain(secret["id"])
             secrets.append(value)
         if secrets:
             self._target.fields["secrets"] = secrets
 
 
+def variable(name: str) -> str:
+    """Return what stands in a text for a variable that stays one."""
+    return f"\ue000{name}\ue001"
+
+
+def variables_in(text: str) -> list[str]:
+    """Return the variables that stay in a text."""
+    return _KEPT.findall(text)
+
+
+def settled(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with its variables replaced by values, which may hold variables too."""
+    return _KEPT.sub(lambda match: settled(values.get(match[1], ""), values), text)
+
+
+def told(text: str) -> str:
+    """Return a text as a person reads it: `${NAME}` for a variable."""
+    return _KEPT.sub(lambda match: f"${{{match[1]}}}", text)
+
+
 def plain(text: str) -> str:
-    """Return a text of another tool as a Boxfile has it: braces of templates mean themselves."""
-    return re.sub(r"\{\{|\{%|\{#", lambda match: '{{ "' + match[0] + '" }}', text)
+    """Return a text of another tool as a Boxfile has it.
+
+    Braces of templates mean themselves; variables that stay are templates.
+    """
+    escaped = re.sub(r"\{\{|\{%|\{#", lambda match: '{{ "' + match[0] + '" }}', text)
+    return _KEPT.sub(lambda match: f"{{{{ vars.{match[1]} }}}}", escaped)
+
+
+def _variable(name: str, default: str, empty_is_none: bool) -> str:
+    """Return the value of a workspace's variable: the environment's, else the default."""
+    parts: list[str] = []
+    for index, piece in enumerate(_KEPT.split(default)):
+        if index % 2:
+            parts.append(f"vars.{piece}")
+        elif piece:
+            quoted = piece.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+            parts.append(f"'{quoted}'")
+    chosen = " ~ ".join(parts) or "''"
+    return f"{{{{ env.{name} | default({chosen}{', true' if empty_is_none else ''}) }}}}"
 
 
 def parse_secret(text: str) -> dict[str, str] | None:

@@ -28,7 +28,7 @@ from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
 from buildgraph.engine.handover import Handover
 from buildgraph.engine.history import Chronicle
 from buildgraph.engine.prepare import Prepared
-from buildgraph.errors import BuildgraphError
+from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.oci.handover.outside import Outside, outside
 
 # Told what a build has looked at, also where it failed.
@@ -53,6 +53,8 @@ def command(**given: Any) -> int:
     notes = said(click.get_current_context())
     settings = settings_of(asked, os.environ)
     progress = "quiet" if asked.quiet else progress_mode(asked.progress)
+    if (asked.events or asked.junit) and (asked.dry_run or asked.check or asked.call != "build"):
+        raise InputError("--events and --junit tell of a build, and nothing is to be built")
     if asked.check or asked.call != "build":
         from buildgraph.cli.lint import call_instead
 

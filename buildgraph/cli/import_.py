@@ -39,8 +39,9 @@ def command(file: str, out: str | None, dry_run: bool, kind: str | None) -> int:
     text = _read(file)
     here = os.path.dirname(os.path.abspath(file))
     target = os.path.abspath(out) if out else here
-    draft = _draft(file, text, here, target, kind)
-    draft.workspace = workspace_name(target)
+    name = workspace_name(target)
+    draft = _draft(file, text, here, target, kind, own=name is not None)
+    draft.workspace = name
     written = write_boxfile(draft)
     if dry_run:
         click.echo(written, nl=False)
@@ -54,7 +55,7 @@ def command(file: str, out: str | None, dry_run: bool, kind: str | None) -> int:
     return 0
 
 
-def _draft(file: str, text: str, here: str, target: str, kind: str | None) -> Draft:
+def _draft(file: str, text: str, here: str, target: str, kind: str | None, *, own: bool) -> Draft:
     if kind is None:
         name = os.path.basename(file).lower()
         kind = "bake" if name.endswith((".hcl", ".json")) else "compose"
@@ -64,17 +65,30 @@ def _draft(file: str, text: str, here: str, target: str, kind: str | None) -> Dr
     if kind == "bake":
         from buildgraph.boxfile.bake import read_bake
 
-        found = read_bake(text, file)
+        found = read_bake(text, file, keep=own)
         return draft_of(
-            found.builds, found.groups, here=here, out=target, notes=[origin, *found.notes]
+            found.builds,
+            found.groups,
+            here=here,
+            out=target,
+            notes=[origin, *found.notes],
+            variables=found.variables,
         )
     from buildgraph.boxfile.compose_import import read_builds
 
     dotenv = os.path.join(here, ".env")
-    said = read_builds(text, file, _read(dotenv) if os.path.isfile(dotenv) else "")
+    said = read_builds(text, file, _read(dotenv) if os.path.isfile(dotenv) else "", keep=own)
     notes = [origin, *said.notes]
     notes += [f"the service {name} builds nothing: {image}" for name, image in said.images.items()]
-    return draft_of(said.builds, {}, here=here, out=target, notes=notes)
+    return draft_of(
+        said.builds,
+        {},
+        here=here,
+        out=target,
+        notes=notes,
+        variables=said.variables,
+        empty_is_none=True,
+    )
 
 
 def _read(path: str) -> str:
@@ -88,10 +102,13 @@ def _read(path: str) -> str:
     return yaml.decode(data, path)
 
 
-def workspace_name(directory: str) -> str | None:
-    """Return the name of the workspace that must begin in a directory, None where it is in one."""
+def workspace_name(directory: str, *, inside: bool = False) -> str | None:
+    """Return the name of the workspace that must begin in a directory, None where it is in one.
+
+    With `inside` it begins there although a repository begins above.
+    """
     root = find_root(directory)
-    if root is not None and root != os.path.realpath(directory):
+    if root is not None and root != os.path.realpath(directory) and not inside:
         return None
     try:
         with open(os.path.join(directory, BOXFILE), "rb") as file:

@@ -8,6 +8,7 @@ is never overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import click
 
 from buildgraph import limits
 from buildgraph.boxfile.draft import Draft, DraftTarget, Plain, write_boxfile
+from buildgraph.boxfile.files import find_root, is_workspace
 from buildgraph.boxfile.imported import plain
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.boxfile.tagging import Known, find_builds
@@ -63,13 +65,14 @@ def command(directory: str, dry_run: bool) -> int:
     root = os.path.realpath(directory)
     if not os.path.isdir(root):
         raise InputError(f"{directory} is no directory")
+    name = _own_name(root)
     files = list(_files(root))
     problems: list[str] = []
     found = _targets(root, files, find_builds(root, files, problems), problems)
     if not found:
         raise InputError(f"there is no Dockerfile in {directory}", hint="buildgraph init DIRECTORY")
     _link(found)
-    written = _write(root, found, dry_run)
+    written = _write(root, found, name, dry_run)
     for line in problems:
         click.echo(no_commands(safe(f"warning: {line}")), err=True)
     if not dry_run:
@@ -77,6 +80,22 @@ def command(directory: str, dry_run: bool) -> int:
             tell_problems(root, "...")
         click.echo(f"{plural(len(found), 'target')}; next: buildgraph list, buildgraph build //...")
     return 0
+
+
+def _own_name(root: str) -> str | None:
+    """Return the name of the workspace to be, None where it is one already.
+
+    Raises InputError inside of another one.
+    """
+    above = find_root(root)
+    if above not in (None, root):
+        with contextlib.suppress(OSError):
+            with open(os.path.join(str(above), BOXFILE), "rb") as file:
+                if is_workspace(file.read(limits.BOXFILE_BYTES)):
+                    raise InputError(
+                        f"{root} is in the workspace {above}", hint=f"buildgraph init {above}"
+                    )
+    return workspace_name(root, inside=True)
 
 
 def _files(root: str) -> Iterator[str]:
@@ -218,7 +237,7 @@ def _reaches(edges: dict[str, set[str]], start: str, goal: str) -> bool:
 # --- Boxfiles ---------------------------------------------------------------------------------
 
 
-def _write(root: str, found: list[_Found], dry_run: bool) -> list[str]:
+def _write(root: str, found: list[_Found], name: str | None, dry_run: bool) -> list[str]:
     packages: dict[str, list[_Found]] = {"": []}
     for one in found:
         packages.setdefault(one.label.package, []).append(one)
@@ -227,7 +246,7 @@ def _write(root: str, found: list[_Found], dry_run: bool) -> list[str]:
         draft = Draft([target for one in members if (target := _draft(one, root))])
         directory = os.path.join(root, package)
         if not package:
-            draft.workspace = workspace_name(root)
+            draft.workspace = name
         if not draft.targets and draft.workspace is None:
             continue
         shown = f"{package}/{BOXFILE}" if package else BOXFILE

@@ -50,11 +50,13 @@ def test_import_of_a_bake_file_builds(workspace: Workspace) -> None:
     workspace.write("docker-bake.hcl", BAKE)
     result = workspace.run("import", "docker-bake.hcl")
     assert "cache-from = type=gha" in result.stderr
-    assert "V='7'" in result.stderr
+    assert "V: \"{{ env.V | default('7') }}\"" in workspace.read("Boxfile.yaml")
     assert workspace.run("list").stdout.count("image") == 5  # and app/, base/ as they are
     built = workspace.build("//:default")
     assert len(built.built) == 2
     assert set(built.digests) == {"//:app"}
+    other = workspace.build("//:default", env={"V": "8"})
+    assert other.digests != built.digests, "what bake takes from the environment"
     refused = workspace.run("import", "docker-bake.hcl", expect=2)
     assert "is there already" in refused.stderr
 
@@ -78,3 +80,13 @@ def test_a_call_in_a_bake_file_is_refused_with_its_place(workspace: Workspace) -
     said = workspace.run("import", "docker-bake.hcl", expect=2).stderr
     assert "docker-bake.hcl:2:11" in said
     assert "upper()" in said
+
+
+def test_init_below_a_workspace_and_below_a_repository(workspace: Workspace) -> None:
+    repository(workspace)
+    workspace.path(".git").mkdir()
+    workspace.run("init", "app")
+    assert "workspace:" in workspace.read("app/Boxfile.yaml")
+    workspace.write("app/inner/Dockerfile", "FROM scratch\n")
+    said = workspace.run("init", "app/inner", expect=2).stderr
+    assert "is in the workspace" in said

@@ -47,3 +47,10 @@ def test_a_build_with_nothing_to_do_writes_them_too(who: Bench) -> None:
         who.run("build", directory, "--events", "n.jsonl")
         assert "image_built" in who.workspace.read("n.jsonl"), name
         who.workspace.path("n.jsonl").unlink()
+
+
+def test_what_builds_nothing_writes_no_events(who: Bench) -> None:
+    directory = who.directory({}, "FROM scratch\n")
+    for flag in ("--dry-run", "--check"):
+        said = who.run("build", directory, flag, "--events", "x.jsonl", expect=2).stderr
+        assert "nothing is to be built" in said

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from buildgraph.boxfile.bake import BakeFile, read_bake
 from buildgraph.boxfile.hcl import parse_hcl
-from buildgraph.boxfile.imported import Imported
+from buildgraph.boxfile.imported import Imported, draft_of
 from buildgraph.errors import BuildgraphError, InputError, InputErrors
 
 
@@ -119,6 +119,35 @@ def test_json_is_the_same_language() -> None:
     assert found.builds[0].args == {"M": "3", "T": "true"}
     assert found.groups == {"default": ["a"]}
     assert "TAG='9'" in found.notes[0]
+
+
+def test_variables_may_stay_variables() -> None:
+    text = """
+        variable "TAG" { default = "la'test" }
+        variable "FULL" { default = "x:${TAG}" }
+        variable "LIST" { default = ["p"] }
+        group "default" { targets = ["a"] }
+        target "a" {
+          tags = ["${FULL}", TAG == "la'test" ? "yes-{{" : "no"]
+          platforms = LIST
+          context = "d/${TAG}"
+          cache-from = [TAG]
+        }
+    """
+    found = read_bake(text, "docker-bake.hcl", keep=True)
+    made = draft_of(found.builds, found.groups, here="/r", out="/r", variables=found.variables)
+    assert made.variables == {
+        "TAG": "{{ env.TAG | default('la\\'test') }}",
+        "FULL": "{{ env.FULL | default('x:' ~ vars.TAG) }}",
+    }
+    assert made.targets[0].fields == {
+        "context": "d/{{ vars.TAG }}",
+        "dockerfile": "d/{{ vars.TAG }}/Dockerfile",
+        "platforms": ["p"],
+        "tags": ["{{ vars.FULL }}", 'yes-{{ "{{" }}'],
+    }
+    assert "cache-from = ${TAG}" in made.targets[0].notes[0]
+    assert 'TAG="la\'test"' in found.notes[0]
 
 
 MISTAKES = {

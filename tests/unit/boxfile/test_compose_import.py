@@ -114,7 +114,7 @@ TEXTS = st.text(max_size=30) | st.sampled_from(
 @given(st.dictionaries(st.from_regex(r"[A-Z]{1,5}", fullmatch=True), TEXTS, max_size=4), TEXTS)
 def test_every_text_reads_back(args: dict[str, str], label: str) -> None:
     target = DraftTarget("t", {"args": dict(args), "labels": {"k": label}}, [label])
-    text = write_boxfile(Draft([target], "w", ["note\nof two"]))
+    text = write_boxfile(Draft([target], "w", notes=["note\nof two"]))
     errors: list[InputError] = []
     root = yaml.compose(text, "Boxfile.yaml", errors)
     if "\ud800" in text or any(
