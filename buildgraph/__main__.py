@@ -18,6 +18,13 @@ def main() -> None:
         code = run_again(arguments)
         if code is not None:
             leave(code)
+    if arguments and arguments[0] in ("list", "query", "affected"):
+        from buildgraph.cli import known
+
+        gc.disable()  # it ends in a moment
+        if known.answer(arguments):
+            return
+        gc.enable()
     if arguments and arguments[0] == "__complete":
         from buildgraph.cli.completion import answer as complete
 

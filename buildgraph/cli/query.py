@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Sequence
 
 import click
 
+from buildgraph.cli.answers import query_text
 from buildgraph.cli.entry import guarded, open_workspace
 from buildgraph.cli.escape import safe
+from buildgraph.cli.known import QUICK_OUTPUTS, keep
 from buildgraph.cli.options import store_option
-from buildgraph.engine.asking import TargetUniverse, texts
+from buildgraph.engine.asking import TargetUniverse
 from buildgraph.errors import InputError
 from buildgraph.graph.query import Evaluation
 
-if TYPE_CHECKING:
-    from buildgraph.engine.asking_nodes import NodeUniverse
-
-OUTPUTS = ("label", "label_kind", "location", "json", "jsonl", "dot", "graph", "mermaid", "inputs")
+OUTPUTS = (*QUICK_OUTPUTS, "inputs")
 
 
 @click.command("query")
@@ -52,6 +50,7 @@ def command(expression: tuple[str, ...], output: str, nodes: bool, store: str | 
     if nodes:
         _ask_nodes(text, output, store)
         return
+    began = time.time_ns()
     workspace, package = open_workspace(os.getcwd())
     universe = TargetUniverse(workspace, package)
     asked = Evaluation(text, universe)
@@ -59,7 +58,9 @@ def command(expression: tuple[str, ...], output: str, nodes: bool, store: str | 
     if output == "inputs":
         _print_inputs(universe, order, store)
     else:
-        _print(order, output, universe, lambda name: _target_row(universe, name))
+        click.echo(query_text(order, output, universe), nl=False)
+        if "..." in text:
+            keep(workspace, package, began, store)
 
 
 def _ask_nodes(text: str, output: str, store: str | None) -> None:
@@ -77,53 +78,7 @@ def _ask_nodes(text: str, output: str, store: str | None) -> None:
     universe = NodeUniverse(prepared, session.workspace, session.package)
     asked = Evaluation(text, universe)
     order = asked.order(asked.run())
-    _print(order, output, universe, universe.row)
-
-
-def _print(
-    order: Sequence[str],
-    output: str,
-    universe: TargetUniverse | NodeUniverse,
-    row: Callable[[str], dict[str, Any]],
-) -> None:
-    from buildgraph.graph.query_output import dot, mermaid
-
-    if output in ("dot", "graph", "mermaid"):
-        graph = universe.graph(frozenset(order))
-        needs = {name: graph.needs(name) for name in order}
-        click.echo(mermaid(order, needs) if output == "mermaid" else dot(order, needs))
-        return
-    if output == "json":
-        click.echo(json.dumps([row(name) for name in order], indent=1))
-        return
-    lines = []
-    for name in order:
-        match output:
-            case "jsonl":
-                lines.append(json.dumps(row(name)))
-            case "label_kind":
-                lines.append(f"{universe.kind(name)[-1]} {safe(name)}")
-            case "location":
-                found = row(name)
-                lines.append(f"{safe(found['file'])}:{found['line']}: {safe(name)}")
-            case _:
-                lines.append(safe(name))
-    if lines:
-        click.echo("\n".join(lines))
-
-
-def _target_row(universe: TargetUniverse, name: str) -> dict[str, Any]:
-    target = universe.target(name)
-    attributes = {key: list(texts(v)) for key, v in target.attrs.items() if v.given}
-    return {
-        "label": name,
-        "rule": target.rule,
-        "doc": target.doc,
-        "file": target.where.path,
-        "line": target.where.line,
-        "needs": list(universe.graph([name]).needs(name)),
-        "attributes": attributes,
-    }
+    click.echo(query_text(order, output, universe), nl=False)
 
 
 def _print_inputs(universe: TargetUniverse, order: Sequence[str], store: str | None) -> None:

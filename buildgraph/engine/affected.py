@@ -50,7 +50,7 @@ class Causes:
 
 
 def reach_of(root: str, reading: Reading) -> Reach:
-    """Return the index from paths to what reads them. Raises InputError for a bad ignore file."""
+    """Return the index from paths to what reads them."""
     reach = Reach(root)
     for label, path_reads in reading.paths.items():
         for path_read in path_reads:

@@ -7,6 +7,7 @@ A package is read when something asks for it: `deps(//app)` reads what //app nee
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from buildgraph.boxfile.target import (
     Block,
@@ -82,6 +83,19 @@ class TargetUniverse:
             return (target.doc,) if target.doc else ()
         value = target.attrs.get(attribute)
         return None if value is None else tuple(texts(value))
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return a target as JSON has it."""
+        target = self.target(name)
+        return {
+            "label": name,
+            "rule": target.rule,
+            "doc": target.doc,
+            "file": target.where.path,
+            "line": target.where.line,
+            "needs": list(self.graph([name]).needs(name)),
+            "attributes": {key: list(texts(v)) for key, v in target.attrs.items() if v.given},
+        }
 
 
 def texts(value: Value) -> Iterator[str]:

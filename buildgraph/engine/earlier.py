@@ -8,6 +8,7 @@ user's. Nothing of the working tree or the index is written.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,16 @@ from buildgraph.fetch.git_program import GitFailed, GitProgram, SshSetup
 
 _QUIET: Final = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
 _LINK: Final = "120000"
+_DIFF: Final = (
+    "diff",
+    "--name-status",
+    "-z",
+    "--no-renames",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--ignore-submodules=none",
+    "--relative",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +62,18 @@ class Earlier:
 
         What git ignores is not looked at: it is of no commit.
         """
-        told = self._run(
-            "diff",
-            "--name-status",
-            "-z",
-            "--no-renames",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--ignore-submodules=none",
-            "--relative",
-            self.commit,
-            "--",
-        )
+        others: list[bytes | BaseException] = []
+        asking = threading.Thread(target=self._ask_untracked, args=(others,), daemon=True)
+        asking.start()
+        told = self._run(*_DIFF, self.commit, "--")
+        asking.join()
+        if isinstance(others[0], BaseException):
+            raise others[0]
         words = told.split(b"\0")
         status = {
             os.fsdecode(path): word for word, path in zip(words[::2], words[1::2], strict=False)
         }
-        others = self._run("ls-files", "--others", "--exclude-standard", "-z")
-        untracked = {os.fsdecode(path).rstrip("/") for path in others.split(b"\0") if path}
+        untracked = {os.fsdecode(path).rstrip("/") for path in others[0].split(b"\0") if path}
         paths = sorted({*status, *untracked}, key=os.fsencode)
         return Changes(
             self.since,
@@ -77,6 +82,12 @@ class Earlier:
             frozenset(untracked.union(path for path, word in status.items() if word == b"A")),
             frozenset(path for path, word in status.items() if word == b"D") - untracked,
         )
+
+    def _ask_untracked(self, out: list[bytes | BaseException]) -> None:
+        try:
+            out.append(self._run("ls-files", "--others", "--exclude-standard", "-z"))
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
+            out.append(error)
 
     def names(self) -> Iterable[str]:
         """Return the files of the commit, from the workspace's root."""
@@ -139,29 +150,29 @@ class Earlier:
 
     def _find(self, since: str) -> str:
         try:
-            inside = self._run("rev-parse", "--is-inside-work-tree").strip()
-        except GitFailed as error:
-            raise InputError(
-                f"{self._root} is in no git repository",
-                hint="what has changed is asked of git: git init, and commit",
-            ) from error
-        if inside != b"true":
-            raise InputError(f"{self._root} is in no working tree of git")
-        try:
-            self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{since}^{{commit}}")
-        except GitFailed as error:
-            raise InputError(
-                f"git knows no commit {since!r}",
-                hint="fetch it first; CI often fetches the last commit alone (fetch-depth: 0)",
-            ) from error
-        try:
             found = self._run("merge-base", "--end-of-options", since, "HEAD")
         except GitFailed as error:
-            raise InputError(
-                f"{since!r} and HEAD have no commit in common",
-                hint="fetch more history: CI often fetches the last commit alone (fetch-depth: 0)",
-            ) from error
+            raise self._why_not(since) from error
         return found.split()[0].decode()
+
+    def _why_not(self, since: str) -> InputError:
+        fetch = "CI often fetches the last commit alone (fetch-depth: 0)"
+        try:
+            inside = self._run("rev-parse", "--is-inside-work-tree").strip()
+        except GitFailed:
+            return InputError(
+                f"{self._root} is in no git repository",
+                hint="what has changed is asked of git: git init, and commit",
+            )
+        if inside != b"true":
+            return InputError(f"{self._root} is in no working tree of git")
+        try:
+            self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{since}^{{commit}}")
+        except GitFailed:
+            return InputError(f"git knows no commit {since!r}", hint=f"fetch it first; {fetch}")
+        return InputError(
+            f"{since!r} and HEAD have no commit in common", hint=f"fetch more history: {fetch}"
+        )
 
     def _run(self, *arguments: str, data: bytes = b"") -> bytes:
         try:

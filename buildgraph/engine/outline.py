@@ -24,6 +24,7 @@ from buildgraph.boxfile.workspace import Workspace
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.tree import ContextTree, NoStatCache
 from buildgraph.dockerfile import instructions as ins
+from buildgraph.engine.defining import LOCK
 from buildgraph.engine.prepare import (
     DEFAULT_EPOCH,
     Overrides,
@@ -58,7 +59,6 @@ from buildgraph.label import Label
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Chain, ImageConfig, Platform
 
-LOCK = "Boxfile.lock"
 # What is asked for an outside image; None: nothing is known of it on this machine.
 FindImage = Callable[[str, Platform, Location], ResolvedImage | None]
 
@@ -151,7 +151,8 @@ class Outline:
         if known is None:
             root = self.relative(spec.root)
             name = spec.ignore_name or spec.name
-            made = None if root is None else ContextAt(root, spec.ignore, name)
+            real = self.relative(os.path.realpath(spec.root))
+            made = None if root is None else ContextAt(root, spec.ignore, name, real)
             known = self._kept[id(spec)] = spec, made
         return known[1]
 
@@ -248,6 +249,22 @@ class Outline:
             {name: list(self.paths(name)) for name in names},
             {name: list(self.contexts(name)) for name in names},
             frozenset(path for path in self.workspace.files_read if not path.endswith("/")),
+        )
+
+    @property
+    def observed(self) -> Sequence[str]:
+        """Return the absolute paths that decided what was read, beside the workspace's files."""
+        return tuple(self._preparer.observed)
+
+    @property
+    def lasts(self) -> bool:
+        """Say whether files alone decide what is read: no image's name may mean another soon."""
+        graph = () if self._prepared is None else self._prepared.graph.nodes
+        return not self.failed and not any(
+            isinstance(node.op, ImageOp)
+            and node.op.digest not in self._unknown
+            and "@sha256:" not in node.op.reference
+            for node in graph
         )
 
     def relative(self, directory: str) -> str | None:

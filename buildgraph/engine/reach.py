@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from buildgraph.context.glob import BadPattern, Components, DeepPattern, has_wildcards, unescape
 from buildgraph.context.ignore import IgnoreRules, clean_pattern
-from buildgraph.engine.reads import ContextAt, ContextRead, PathRead
+from buildgraph.engine.reads import IGNORE_FILE, ContextAt, ContextRead, PathRead
 from buildgraph.errors import InputError
 from buildgraph.limits import LINK_BUDGET
 from buildgraph.rootpath import clean
@@ -34,18 +34,28 @@ class _Source:
 class _Context:
     """One context under one set of ignore rules, with the steps that read from it."""
 
-    rules: IgnoreRules
+    of: ContextAt
+    waiting: list[tuple[str, ContextRead]] = field(default_factory=list)
     at: dict[str, list[tuple[str, ContextRead, Seen]]] = field(default_factory=dict)
     above: dict[str, list[tuple[str, ContextRead]]] = field(default_factory=dict)
+    rules: IgnoreRules | None = None
+
+    def ready_rules(self) -> IgnoreRules:
+        """Return the rules, read once. Raises InputError."""
+        if self.rules is None:
+            self.rules = self.of.rules()
+        return self.rules
 
 
 class Reach:
-    """An index from paths to what reads them; paths are from the workspace's root."""
+    """An index from paths to what reads them; paths are from the workspace's root.
+
+    A context is looked into when the first path in it is asked for.
+    """
 
     def __init__(self, root: str):
         self._root = os.path.realpath(root)
         self._contexts: dict[int, _Context] = {}
-        self._kept: list[ContextAt] = []  # so that the ids stay theirs
         self._bases: dict[str, list[_Context]] = {}
         self._paths: dict[str, list[tuple[str, PathRead]]] = {}
         self.steps = 0  # comparisons so far: what the work is measured by
@@ -54,34 +64,39 @@ class Reach:
         """Add a file or a directory that a target reads."""
         self._paths.setdefault(read.path, []).append((label, read))
         full = os.path.join(self._root, read.path)
-        if os.path.islink(full):
+        if read.role != IGNORE_FILE and os.path.islink(full):
             real = _below(self._root, os.path.realpath(full))
             if real is not None:
                 self._paths.setdefault(real, []).append((label, read))
 
     def add_context(self, label: str, read: ContextRead) -> None:
-        """Add what a step takes from a context. Raises InputError for a bad ignore file."""
-        context = self._context(read.context)
-        for source in _sources(os.path.join(self._root, read.context.root), read, context.rules):
-            self.steps += 1
-            context.at.setdefault(source.prefix, []).append((label, read, source.seen))
-            parent = source.prefix
-            while parent:
-                parent = parent.rpartition("/")[0]
-                if parent:
-                    context.above.setdefault(parent, []).append((label, read))
-
-    def _context(self, at: ContextAt) -> _Context:
+        """Add what a step takes from a context."""
+        at = read.context
         found = self._contexts.get(id(at))
         if found is None:
-            found = self._contexts[id(at)] = _Context(at.rules())
-            self._kept.append(at)
-            directory = os.path.join(self._root, at.root)
-            bases = {at.root, _below(self._root, os.path.realpath(directory))}
-            for base in bases:
+            found = self._contexts[id(at)] = _Context(at)
+            for base in {at.root, at.real}:
                 if base is not None:
                     self._bases.setdefault(base, []).append(found)
-        return found
+        found.waiting.append((label, read))
+
+    def _ready(self, context: _Context) -> _Context:
+        """Sort the steps of a context by what they take. Raises InputError for bad patterns."""
+        if not context.waiting:
+            return context
+        rules = context.ready_rules()
+        root = os.path.join(self._root, context.of.root)
+        for label, read in context.waiting:
+            for source in _sources(root, read, rules):
+                self.steps += 1
+                context.at.setdefault(source.prefix, []).append((label, read, source.seen))
+                parent = source.prefix
+                while parent:
+                    parent = parent.rpartition("/")[0]
+                    if parent:
+                        context.above.setdefault(parent, []).append((label, read))
+        context.waiting.clear()
+        return context
 
     def paths(self, path: str) -> Iterator[tuple[str, PathRead]]:
         """Yield who reads a path beside contexts: it, or a directory that it is in."""
@@ -94,26 +109,26 @@ class Reach:
         for base in _upwards(path):
             self.steps += 1
             for context in self._bases.get(base, ()):
-                yield from self._within(context, path[len(base) :].lstrip("/"))
+                yield from self._within(self._ready(context), path[len(base) :].lstrip("/"))
         full = os.path.join(self._root, path)
         if os.path.islink(full) or os.path.isdir(full):  # a repository, or a link to a context
             for base, contexts in self._bases.items():
                 self.steps += 1
                 if base.startswith(path + "/"):
                     for context in contexts:
-                        yield from self._within(context, "")
+                        yield from self._within(self._ready(context), "")
 
     def hides(self, path: str) -> bool:
         """Say whether some context leaves a path out by its ignore rules."""
         for base in _upwards(path):
             for context in self._bases.get(base, ()):
                 rest = path[len(base) :].lstrip("/")
-                if rest and context.rules.excludes(rest):
+                if rest and context.ready_rules().excludes(rest):
                     return True
         return False
 
     def _within(self, context: _Context, path: str) -> Iterator[tuple[str, ContextRead]]:
-        if path and context.rules.excludes(path):
+        if path and context.ready_rules().excludes(path):
             return
         if not path:  # the context itself
             for found in context.at.values():

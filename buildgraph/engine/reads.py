@@ -26,11 +26,15 @@ class PathRead:
 
 @dataclass(frozen=True, slots=True)
 class ContextAt:
-    """A context: its directory from the workspace's root, and the lines of its ignore file."""
+    """A context: its directory from the workspace's root, and the lines of its ignore file.
+
+    `real` is the same directory without links; None where a link leads out of the workspace.
+    """
 
     root: str
     ignore: tuple[str, ...]
     ignore_name: str
+    real: str | None
 
     def rules(self) -> IgnoreRules:
         """Return the ignore rules. Raises InputError."""

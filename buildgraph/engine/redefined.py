@@ -18,8 +18,9 @@ from buildgraph.boxfile.target import Target
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.engine.affected import Cause, Causes
 from buildgraph.engine.asking import texts
+from buildgraph.engine.defining import LOCK, defines
 from buildgraph.engine.earlier import Changes, Earlier
-from buildgraph.engine.outline import LOCK, FindImage, Outline
+from buildgraph.engine.outline import FindImage, Outline
 from buildgraph.engine.reach import Reach
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.lower import ResolvedImage
@@ -169,12 +170,6 @@ class Redefined:
                         self._causes.add(
                             name, Cause(LOCK, f"{image} is pinned anew", Location(LOCK))
                         )
-
-
-def defines(path: str) -> bool:
-    """Say whether a file can define targets by its name alone."""
-    base = path.rpartition("/")[2]
-    return base == BOXFILE or path == LOCK or base.endswith(".dockerignore") or base in DOCKERFILES
 
 
 def _has(workspace: Workspace, packages: Collection[str], label: Label) -> bool:

@@ -1,9 +1,9 @@
 """Knows what can be asked of a graph of names without circles: what needs what, in which order, by
 which way; must not know what a name stands for. The only door to networkx.
 
-Reaching and ordering are written here, over plain dictionaries: they answer most questions, and
-importing networkx alone costs several times what they cost for a thousand names. Paths, circles,
-waves and longest ways are networkx's.
+Reaching and ordering are written here, over plain dictionaries: they answer every query, and
+importing networkx alone costs several times what they cost for a thousand names. Circles, waves and
+longest ways are networkx's.
 """
 
 from __future__ import annotations
@@ -109,23 +109,34 @@ class Dag:
             out.extend(sorted(scope.difference(out)))
         return [name for name in out if name in chosen]
 
-    # -- what networkx carries ---------------------------------------------------------------
-
     def some_path(self, starts: Iterable[str], ends: Iterable[str]) -> list[str]:
-        """Return a shortest way from one of `starts` down to one of `ends`; [] if there is none."""
-        import networkx
+        """Return a shortest way from one of `starts` down to one of `ends`; [] if there is none.
 
-        graph = self._graph().copy()
-        source, sink = "\0source", "\0sink"  # no name holds NUL
-        graph.add_edges_from((source, name) for name in sorted(set(starts)) if name in graph)
-        graph.add_edges_from((name, sink) for name in sorted(set(ends)) if name in graph)
-        if source not in graph or sink not in graph:
-            return []
-        try:
-            found: list[str] = networkx.shortest_path(graph, source, sink)
-        except networkx.NetworkXNoPath:
-            return []
-        return found[1:-1]
+        Always the same one, whatever order they come in.
+        """
+        wanted = set(ends)
+        frontier = sorted(set(starts) & self._needs.keys())
+        came_from: dict[str, str | None] = dict.fromkeys(frontier)
+        while frontier:
+            reached = sorted(wanted.intersection(frontier))
+            if reached:
+                way: list[str] = []
+                name: str | None = reached[0]
+                while name is not None:
+                    way.append(name)
+                    name = came_from[name]
+                return way[::-1]
+            found: list[str] = []
+            for name in frontier:
+                for other in self._needs[name]:
+                    self.steps += 1
+                    if other not in came_from:
+                        came_from[other] = name
+                        found.append(other)
+            frontier = found
+        return []
+
+    # -- what networkx carries ---------------------------------------------------------------
 
     def waves(self, names: Iterable[str]) -> list[list[str]]:
         """Return `names` in waves, each sorted: a wave needs earlier waves only.

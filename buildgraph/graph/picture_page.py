@@ -55,7 +55,7 @@ const view=()=>v.setAttribute('viewBox',box.join(' '));
 const node=(tag,text,parent,cls)=>{const e=document.createElement(tag);if(text)e.textContent=text;
  if(cls)e.className=cls;if(parent)parent.append(e);return e};
 function fit(){const r=v.getBoundingClientRect(),[w,h]=D[level].size;
- const k=Math.max(w/r.width,h/r.height,.6)||1;
+ const k=Math.max(w/r.width,h/r.height,.8)||1;
  box=[(w-r.width*k)/2,(h-r.height*k)/2,r.width*k,r.height*k];view()}
 function start(){fit();const r=v.getBoundingClientRect(),k=box[2]/r.width;
  if(k>1.6&&r.width){const y=box[1]+box[3]/2;let best=0,far=1e9;

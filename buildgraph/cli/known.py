@@ -1,0 +1,236 @@
+"""Knows how `list`, `query` and `affected` are answered from what was read before; must not know
+how a workspace is read.
+
+Whatever is odd (a flag that is not plain, a name that is not found, a file that defines targets and
+has changed) is left to the whole way, which knows how to say what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from buildgraph import __version__
+from buildgraph.cli.places import default_store
+
+TYPE_CHECKING = False  # typing's own costs a module that the quick way does without
+if TYPE_CHECKING:
+    import threading
+
+    from buildgraph.boxfile.workspace import Workspace
+    from buildgraph.engine.earlier import Changes
+    from buildgraph.engine.index import Index
+    from buildgraph.engine.reads import Reading
+
+KIND = "index"
+# Flags by command; True: a value follows.
+_FLAGS: Mapping[str, Mapping[str, bool]] = {
+    "list": {"--json": False},
+    "query": {"--output": True, "--store": True},
+    "affected": {
+        "--since": True,
+        "--why": False,
+        "--targets": True,
+        "--json": False,
+        "--store": True,
+    },
+}
+
+
+def answer(arguments: Sequence[str]) -> bool:
+    """Print the answer and return True, if all that it comes from is known and as it was."""
+    command, flags, words = _parse(arguments)
+    if not command or any(n.startswith(f"BUILDGRAPH_{command.upper()}_") for n in os.environ):
+        return False
+    store = flags.get("--store", [default_store(os.environ, os.geteuid())])[-1]
+    data = _read(store, command == "affected")
+    if data is None:
+        return False
+    from buildgraph.engine.index import NotKnown, decode
+    from buildgraph.errors import BuildgraphError
+
+    try:
+        asked = _Asked(data, flags, words)
+        index = decode(data)
+        text = None if index is None else _WAYS[command](asked, index)
+    except (BuildgraphError, NotKnown):
+        return False
+    if text is None:
+        return False
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def keep(
+    workspace: Workspace,
+    package: str,
+    began_ns: int,
+    store: str | None,
+    reading: Reading | None = None,
+    observed: Sequence[str] = (),
+) -> None:
+    """Keep all targets of a workspace for later questions from this directory.
+
+    Only in a store that is there already. Failing is no failure: the next question reads again.
+    """
+    from buildgraph.engine.index import encode
+    from buildgraph.errors import BuildgraphError
+    from buildgraph_cache.store import Store
+
+    path = store or default_store(os.environ, os.geteuid())
+    if not os.path.exists(os.path.join(path, "index.sqlite")):
+        return
+    try:
+        data = encode(workspace, package, began_ns, reading, (*observed, *_upwards(workspace.root)))
+        if data is not None:
+            with Store.open(path, fall_back=True) as opened:
+                if not opened.read_only:
+                    opened.put_record(KIND, _key(reading is not None), data)
+    except (BuildgraphError, OSError):
+        return
+
+
+def _upwards(root: str) -> list[str]:
+    """Return the directories from here up to the root: a workspace's file could appear in one."""
+    here = os.path.realpath(os.getcwd())
+    out = [here]
+    while here != root and here != os.path.dirname(here):
+        here = os.path.dirname(here)
+        out.append(here)
+    return out
+
+
+def _key(reads: bool) -> str:
+    """Return the key of an index; one with what is read is larger, so only `affected` loads it."""
+    from buildgraph.engine.index import FORMAT
+
+    return f"{__version__}\0{FORMAT}\0{os.path.realpath(os.getcwd())}" + "\0reads" * reads
+
+
+def _read(store: str, reads: bool) -> bytes | None:
+    if not os.path.exists(os.path.join(store, "index.sqlite")):
+        return None
+    from buildgraph.errors import BuildgraphError
+    from buildgraph_cache.store import Store
+
+    try:
+        with Store.open(store, fall_back=True) as opened:
+            return opened.get_record(KIND, _key(reads))
+    except (BuildgraphError, OSError):
+        return None
+
+
+def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, list[str]], list[str]]:
+    """Return command, flags and words; no command where only the whole way knows what is meant."""
+    command, *rest = arguments
+    known = _FLAGS.get(command, {})
+    flags: dict[str, list[str]] = {}
+    words: list[str] = []
+    at = 0
+    while at < len(rest):
+        word = rest[at]
+        at += 1
+        if not word.startswith("-") or word.startswith("-//"):
+            words.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name not in known or bool(equals) > known[name]:
+            return "", {}, []
+        if known[name] and not equals:
+            if at == len(rest):
+                return "", {}, []
+            value = rest[at]
+            at += 1
+        flags.setdefault(name, []).append(value)
+    return command if known else "", flags, words
+
+
+class _Asked:
+    """One command line; git is asked while the index is still being read."""
+
+    def __init__(
+        self, data: bytes, flags: Mapping[str, Sequence[str]], words: Sequence[str]
+    ) -> None:
+        self.flags = flags
+        self.words = words
+        self._changes: list[Changes | BaseException] = []
+        self._asking: threading.Thread | None = None
+        if "--since" in flags:
+            import threading
+
+            from buildgraph.engine.index import root_of
+
+            arguments = (root_of(data), flags["--since"][-1])
+            self._asking = threading.Thread(target=self._ask, args=arguments, daemon=True)
+            self._asking.start()
+
+    def _ask(self, root: str, since: str) -> None:
+        try:
+            from buildgraph.engine.earlier import Earlier
+
+            self._changes.append(Earlier(root, since).changes())
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
+            self._changes.append(error)
+
+    def changes(self) -> Changes | None:
+        """Return what git said. Raises what asking it raised."""
+        if self._asking is None:
+            return None
+        self._asking.join()
+        found = self._changes[0]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+def _list(asked: _Asked, index: Index) -> str:
+    from buildgraph.cli.answers import list_text
+
+    rows = [index.row(name) for name in index.expand(asked.words or ["//..."])]
+    return list_text(rows, as_json="--json" in asked.flags)
+
+
+QUICK_OUTPUTS = ("label", "label_kind", "location", "json", "jsonl", "dot", "graph", "mermaid")
+
+
+def _query(asked: _Asked, index: Index) -> str | None:
+    from buildgraph.cli.answers import query_text
+    from buildgraph.graph.query import Evaluation
+
+    output = asked.flags.get("--output", ["label"])[-1]
+    if not asked.words or output not in QUICK_OUTPUTS:
+        return None
+    question = Evaluation(" ".join(asked.words), index)
+    return query_text(question.order(question.run()), output, index)
+
+
+def _affected(asked: _Asked, index: Index) -> str | None:
+    from buildgraph.cli.answers import affected_text
+    from buildgraph.engine.affected import Causes, add_content, downstream, reach_of
+    from buildgraph.engine.defining import defines
+
+    reading = index.reading()
+    changes = asked.changes()
+    if asked.words or changes is None or reading is None:
+        return None
+    for path in changes.paths:
+        if path in reading.defining or defines(path) or os.path.islink(f"{index.root}/{path}"):
+            return None
+    causes = Causes()
+    add_content(causes, index.root, changes, reach_of(index.root, reading))
+    found = downstream(causes, index.graph(()))
+    return affected_text(
+        found,
+        index.expand(asked.flags["--targets"]) if "--targets" in asked.flags else None,
+        lambda name: index.kind(name)[0],
+        why="--why" in asked.flags,
+        as_json="--json" in asked.flags,
+    )
+
+
+_WAYS = {"list": _list, "query": _query, "affected": _affected}
