@@ -19,6 +19,8 @@ PROXY_ARGS = frozenset(
     for base in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
     for name in (base, base.lower())
 )
+# What an ARG says to a scanner; no step sees it (1.3).
+SCANS = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
 # Build arguments that steer the builder and never become variables by themselves (1.3).
 KNOBS = frozenset(
     {
@@ -30,9 +32,8 @@ KNOBS = frozenset(
         "BUILDKIT_SYNTAX",
         "BUILDKIT_BUILD_NAME",
         "BUILDKIT_DOCKERFILE_CHECK",
-        "BUILDKIT_SBOM_SCAN_CONTEXT",
-        "BUILDKIT_SBOM_SCAN_STAGE",
         "SOURCE_DATE_EPOCH",
+        *SCANS,
     }
 )
 

@@ -17,12 +17,14 @@ from buildgraph.dockerfile.expand import expand, expand_words, heredoc_expand
 from buildgraph.dockerfile.mounts import expand_mount
 from buildgraph.dockerfile.parser import parse_onbuild
 from buildgraph.dockerfile.ports import parse_ports
+from buildgraph.dockerfile.signals import parse_signal
 from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.graph.ops import InlineFile
 from buildgraph.graph.run_op import place, with_agents
 from buildgraph.graph.stage_ir import (
     DEFAULT_PATH,
     DEFAULT_SHELL,
+    SCANS,
     BuildArgs,
     ContextRef,
     CopyIR,
@@ -211,7 +213,7 @@ class Unfolder:
                 value = str(self._build.epoch)
             else:
                 value = self._names.globals.get(name)
-            if value is not None:
+            if value is not None and name not in SCANS:
                 state.env[name] = value
                 state.args[name] = value
         self._note(state, item)
@@ -356,6 +358,7 @@ class Unfolder:
 
     def _stop_signal(self, state: _State, item: ins.StopSignal, index: int) -> None:
         text = self._text(item.signal, state.env, item.where)
+        parse_signal(text, item.where)
         state.config = replace(state.config, stop_signal=text)
         self._note(state, item)
 

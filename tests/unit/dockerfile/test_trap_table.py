@@ -124,6 +124,16 @@ CODE: dict[str, tuple[Place, ...]] = {
         (STAGES, "test_the_later_of_arg_and_env_wins_while_building"),
         (CONFIG, "test_configs"),
     ),
+    "1.3 an ARG hides an ENV in its own stage alone": (
+        (STAGES, "test_an_arg_hides_a_variable_in_its_own_stage_alone"),
+        (PEERS, "test_builders_agree"),
+    ),
+    "1.3 arguments for scanners are no variables": (
+        (STAGES, "test_what_is_said_to_a_scanner_reaches_no_step"),
+    ),
+    "1.4 STOPSIGNAL is checked once it is expanded": (
+        (STAGES, "test_a_signal_is_checked_once_it_is_known"),
+    ),
     "1.3 who inherits an ARG": (
         (STAGES, "test_args_are_inherited_by_stages_built_on_it_and_by_no_other"),
         (BUILT, "test_scopes_of_args"),

@@ -95,6 +95,16 @@ def test_the_later_of_arg_and_env_wins_while_building() -> None:
     assert dict(final("FROM x\nENV A=env\nARG A=arg\nRUN true").env)["A"] == "env"
 
 
+def test_what_is_said_to_a_scanner_reaches_no_step() -> None:
+    assert "BUILDKIT_SBOM_SCAN_STAGE" not in env("FROM x\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN x")
+
+
+def test_a_signal_is_checked_once_it_is_known() -> None:
+    assert final("FROM x\nARG s=USR1\nSTOPSIGNAL SIG$s").stop_signal == "SIGUSR1"
+    with pytest.raises(InputError, match="unknown signal 'SIGUSER'"):
+        unfold("FROM x\nARG s=USER\nSTOPSIGNAL SIG$s")
+
+
 def test_an_arg_hides_a_variable_in_its_own_stage_alone() -> None:
     text = "FROM x AS a\nENV A=env B=env\nARG A=arg C=arg\nRUN here\nFROM a\nRUN child\n"
     here, child = (dict(one.env) for one in runs(unfold(text)))
@@ -138,7 +148,6 @@ def test_a_stage_has_the_platform_of_the_stage_it_stands_on() -> None:
     assert [stage.platform for stage in unfolded.stages] == [ARM, ARM, ARM, AMD]
     assert unfolded.stages[2].config.platform == ARM
     assert dict(runs(unfolded)[-1].env)["TARGETARCH"] == "amd64"
-
 
 
 def test_entrypoint_clears_an_inherited_cmd_only() -> None:
