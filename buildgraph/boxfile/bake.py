@@ -17,6 +17,17 @@ from typing import Final, NoReturn, assert_never
 
 from buildgraph.boxfile import hcl_nodes as hcl
 from buildgraph.boxfile.bake_json import bake_json
+from buildgraph.boxfile.bake_words import (
+    KNOWN,
+    LEFT_OUT,
+    PLACES,
+    Data,
+    literals,
+    merge,
+    shown,
+    text_of,
+    truth,
+)
 from buildgraph.boxfile.hcl import RESOLVE, parse_hcl
 from buildgraph.boxfile.hcl_nodes import Block, Expression
 from buildgraph.boxfile.imported import (
@@ -28,41 +39,12 @@ from buildgraph.boxfile.imported import (
 )
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
 
-Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
-
 _MATRIX_LIMIT: Final = 1_000  # targets of one matrix
 _DEPTH: Final = 64
 _BUILTINS: Final[Mapping[str, str]] = {
     "BAKE_CMD_CONTEXT": ".",
     "BAKE_LOCAL_PLATFORM": "linux/amd64",
 }
-_MERGED: Final = ("args", "labels", "contexts")  # by name
-_APPENDED: Final = ("secret", "annotations", "ssh", "entitlements", "no-cache-filter")
-# Words that have no place in a Boxfile, each with what to do instead.
-_LEFT_OUT: Final[Mapping[str, str]] = {
-    "cache-from": "steps are found in the store",
-    "cache-to": "steps are kept in the store",
-    "output": "-o at the command line",
-    "attest": "not written yet",
-    "ssh": "--ssh at the command line",
-    "no-cache": "--no-cache at the command line",
-    "no-cache-filter": "--no-cache-filter at the command line",
-    "pull": "--pull at the command line",
-    "shm-size": "--shm-size at the command line",
-    "ulimits": "--ulimit at the command line",
-    "extra-hosts": "--add-host at the command line",
-    "entitlements": "--allow at the command line",
-    "call": "--call at the command line",
-    "policy": "not understood here",
-    "resource": "--memory at the command line",
-    "resources": "--memory at the command line",
-    "dockerfile-args": "",
-}
-_KNOWN: Final = (
-    *("args", "annotations", "context", "contexts", "description", "dockerfile", "inherits"),
-    *("dockerfile-inline", "labels", "matrix", "name", "network", "platforms", "secret", "tags"),
-    *("target", *_LEFT_OUT),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +122,12 @@ class _Reader:
 
     def _tell_variables(self) -> None:
         used = [name for name in self._known if name in self._used and name in self._variables]
-        kept = {name: _text(self._known[name]) for name in used if self._is_kept(name)}
+        kept = {name: text_of(self._known[name]) for name in used if self._is_kept(name)}
         self._out.variables = kept
         fixed = {name: self._known[name] for name in used if name not in kept}
         fixed |= {name: kept[name] for name in used if name in self._decided and name in kept}
         if fixed:
-            said = ", ".join(f"{name}={_text(value)!r}" for name, value in fixed.items())
+            said = ", ".join(f"{name}={text_of(value)!r}" for name, value in fixed.items())
             self._out.notes.append(
                 f"variables have their defaults; bake took them from the environment: {said}"
                 if not kept
@@ -154,7 +136,7 @@ class _Reader:
 
     def _is_kept(self, name: str) -> bool:
         value = self._known.get(name)
-        plain = not isinstance(value, (list, dict))
+        plain = value is not None and not isinstance(value, (list, dict))
         return self._keep and plain and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
 
     def _settled(self, value: Data) -> Data:
@@ -166,7 +148,7 @@ class _Reader:
         if not isinstance(value, str) or not variables_in(value):
             return value
         self._decided.update(variables_in(value))
-        return settled(value, {name: _text(known) for name, known in self._known.items()})
+        return settled(value, {name: text_of(known) for name, known in self._known.items()})
 
     def _block(self, block: Block, groups: list[Block]) -> None:
         if block.kind in ("target", "group", "variable", "function") and len(block.labels) != 1:
@@ -208,8 +190,9 @@ class _Reader:
 
     def _builds(self, name: str) -> None:
         target = self._targets[name]
-        if name.startswith("_") and name not in self._asked_for():
-            return  # by custom what others inherit from
+        if self._is_only_inherited(target):
+            self._out.notes.append(f"{name} is there to be inherited from, and is no target here")
+            return
         if "matrix" not in target.attributes:
             self._out.builds.append(self._build(name, name, {}))
             return
@@ -220,7 +203,7 @@ class _Reader:
         made: list[str] = []
         for combination in itertools.product(*lists):
             scope = dict(zip(axes, combination, strict=True))
-            own = _text(self._settled(self._value(target.attributes["name"][0], scope)))
+            own = text_of(self._settled(self._value(target.attributes["name"][0], scope)))
             if own in made or own in self._targets:
                 raise InputError(f"the matrix names two targets {own!r}", where)
             made.append(own)
@@ -245,18 +228,25 @@ class _Reader:
             raise InputError(f"the matrix makes {count} targets, more than {_MATRIX_LIMIT}", where)
         return list(axes), lists
 
+    def _is_only_inherited(self, target: _Target) -> bool:
+        """Say whether a target is by custom none: `_common`, `docker-metadata-action`."""
+        own = PLACES.intersection(target.attributes)
+        inherited = any(
+            target.name == parent
+            for other in self._targets.values()
+            if other is not target and "inherits" in other.attributes
+            for parent in literals(other.attributes["inherits"][0])
+        )
+        wanted = target.name in self._asked_for()
+        return not wanted and (target.name.startswith("_") or (inherited and not own))
+
     def _asked_for(self) -> set[str]:
         """Return the targets that a group or a context names."""
         found: set[str] = set()
         for block in self._root.blocks:
             if block.kind == "group":
                 for attribute in block.attributes:
-                    if isinstance(attribute.value, hcl.Items):
-                        found |= {
-                            str(i.value)
-                            for i in attribute.value.items
-                            if isinstance(i, hcl.Literal)
-                        }
+                    found |= literals(attribute.value)
         for target in self._targets.values():
             value = target.attributes.get("contexts")
             if value is not None and isinstance(value[0], hcl.Object):
@@ -275,7 +265,7 @@ class _Reader:
         if name in above or len(above) > _DEPTH:
             raise InputError(f"{name!r} inherits from itself", target.where)
         own = {
-            key: (self._value(expression, scope), where)
+            key: (self._of_attribute(key, expression, scope), where)
             for key, (expression, where) in target.attributes.items()
             if key not in ("matrix", "name")
         }
@@ -285,20 +275,28 @@ class _Reader:
             if parent not in self._targets:
                 hint = did_you_mean(parent, self._targets)
                 raise InputError(f"there is no target {parent!r} to inherit from", place, hint)
-            _merge(out, self._merged(parent, scope, (*above, name)))
-        _merge(out, own)
+            merge(out, self._merged(parent, scope, (*above, name)))
+        merge(out, own)
         return out
+
+    def _of_attribute(self, key: str, expression: Expression, scope: Mapping[str, Data]) -> Data:
+        try:
+            return self._value(expression, scope)
+        except InputError:
+            if key in LEFT_OUT:  # it takes no part, so it need not be understood
+                return "…"
+            raise
 
     def _build(self, name: str, own: str, scope: Mapping[str, Data]) -> Imported:
         build = Imported(own)
         for key, (value, where) in self._merged(name, scope).items():
-            if key not in _KNOWN:
-                hint = did_you_mean(key, _KNOWN)
+            if key not in KNOWN:
+                hint = did_you_mean(key, KNOWN)
                 raise InputError(f"a target has no {key!r}", where, hint)
             if value is None or value in ([], {}):
                 continue
-            if key in _LEFT_OUT:
-                build.leave_out(f"{key} = {_shown(value)}", _LEFT_OUT[key])
+            if key in LEFT_OUT:
+                build.leave_out(f"{key} = {shown(value)}", LEFT_OUT[key])
             else:
                 self._set(build, key, value, where)
         return build
@@ -321,6 +319,9 @@ class _Reader:
                 build.doc = self._one(value, where)
             case "args" | "labels" | "contexts":
                 pairs = self._pairs(value, key, where)
+                for name in value if key == "args" and isinstance(value, dict) else ():
+                    if name not in pairs and name in self._variables:
+                        build.leave_out(f"argument {name}", "where it is set: --build-arg " + name)
                 setattr(build, key, {**getattr(build, key), **pairs})
             case "annotations":
                 for text in self._texts(value, where):
@@ -329,7 +330,10 @@ class _Reader:
                         raise InputError(f"annotation {text!r}: expected NAME=VALUE", where)
                     build.annotations[name] = data
             case "platforms":
-                build.platforms = [p for t in self._texts(value, where) for p in t.split(",")]
+                named = [p for text in self._texts(value, where) for p in text.split(",")]
+                build.platforms = [each for each in named if each != "local"]
+                if "local" in named:
+                    build.leave_out("platform local", "this machine's is the default")
             case "tags":
                 build.tags = self._texts(value, where)
             case "secret":
@@ -340,9 +344,9 @@ class _Reader:
     def _secrets(self, build: Imported, value: Data, where: Location) -> None:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict):
-                text = ",".join(f"{k}={_text(v)}" for k, v in item.items() if v is not None)
+                text = ",".join(f"{k}={text_of(v)}" for k, v in item.items() if v is not None)
             else:
-                text = _text(item)
+                text = text_of(item)
             secret = parse_secret(text)
             if secret is None:
                 raise InputError(f"secret {text!r}: expected id=ID,src=FILE", where)
@@ -353,19 +357,19 @@ class _Reader:
     def _one(self, value: Data, where: Location) -> str:
         if isinstance(value, (list, dict)):
             raise InputError("expected a text", where)
-        return _text(value)
+        return text_of(value)
 
     def _texts(self, value: Data, where: Location) -> list[str]:
         if value is None:
             return []
         if not isinstance(value, list) or any(isinstance(v, (dict, list)) for v in value):
             raise InputError("expected a list of texts", where)
-        return [_text(item) for item in value if item not in (None, "")]
+        return [text_of(item) for item in value if item not in (None, "")]
 
     def _pairs(self, value: Data, key: str, where: Location) -> dict[str, str]:
         if not isinstance(value, dict):
             raise InputError(f"{key}: expected a mapping", where)
-        return {name: _text(inner) for name, inner in value.items() if inner is not None}
+        return {name: text_of(inner) for name, inner in value.items() if inner is not None}
 
     def _value(self, expression: Expression, scope: Mapping[str, Data]) -> Data:
         match expression:
@@ -379,11 +383,11 @@ class _Reader:
                 return [self._value(item, scope) for item in items]
             case hcl.Object(entries=entries):
                 return {
-                    _text(self._settled(self._value(k, scope))): self._value(v, scope)
+                    text_of(self._settled(self._value(k, scope))): self._value(v, scope)
                     for k, v in entries
                 }
             case hcl.Choice(condition=condition, yes=yes, no=no):
-                decided = _truth(self._settled(self._value(condition, scope)))
+                decided = truth(self._settled(self._value(condition, scope)))
                 return self._value(yes if decided else no, scope)
             case hcl.Operation():
                 return self._operation(expression, scope)
@@ -396,18 +400,18 @@ class _Reader:
         value = self._value(part, scope)
         if isinstance(value, (list, dict)):
             raise InputError("a list cannot be part of a text", part.where, RESOLVE)
-        return _text(value)
+        return text_of(value)
 
     def _operation(self, operation: hcl.Operation, scope: Mapping[str, Data]) -> bool:
         right = self._settled(self._value(operation.right, scope))
         if operation.left is None:
-            return not _truth(right)
+            return not truth(right)
         left = self._settled(self._value(operation.left, scope))
         match operation.sign:
             case "&&":
-                return _truth(left) and _truth(right)
+                return truth(left) and truth(right)
             case "||":
-                return _truth(left) or _truth(right)
+                return truth(left) or truth(right)
             case "!=":
                 return left != right
             case _:
@@ -455,9 +459,9 @@ class _Reader:
             self._circle(name, where)
         default = self._variables[name]
         self._open.append(name)
-        value = "" if default is None else self._value(default, {})
+        value = None if default is None else self._value(default, {})
         self._open.pop()
-        self._known[name] = "" if value is None else value
+        self._known[name] = value
         return variable(name) if self._is_variable(name) else self._known[name]
 
     def _is_variable(self, name: str) -> bool:
@@ -465,35 +469,3 @@ class _Reader:
 
     def _circle(self, name: str, where: Location) -> NoReturn:
         raise InputError(f"{' -> '.join([*self._open, name])} is a circle", where)
-
-
-def _merge(
-    into: dict[str, tuple[Data, Location]], new: Mapping[str, tuple[Data, Location]]
-) -> None:
-    for key, (value, where) in new.items():
-        old = into.get(key, (None, where))[0]
-        if key in _MERGED and isinstance(old, dict) and isinstance(value, dict):
-            value = {**old, **value}
-        elif key in _APPENDED and isinstance(old, list) and isinstance(value, list):
-            value = [*old, *value]
-        elif value is None and key not in _MERGED:
-            continue
-        into[key] = (value, where)
-
-
-def _truth(value: Data) -> bool:
-    return value is True or value == "true"
-
-
-def _text(value: Data) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value)
-
-
-def _shown(value: Data) -> str:
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_shown(inner)}" for key, inner in value.items())
-    return _text(value)

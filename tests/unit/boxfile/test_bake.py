@@ -150,6 +150,40 @@ def test_variables_may_stay_variables() -> None:
     assert 'TAG="la\'test"' in found.notes[0]
 
 
+def test_null_falls_back_to_the_dockerfile() -> None:
+    found = read_bake(
+        """
+        variable "GO" { default = null }
+        variable "NONE" {}
+        function "dir" {
+          params = [x]
+          result = x
+        }
+        target "meta" { tags = ["m"] }
+        target "a" {
+          inherits = ["meta"]
+          args = { GO = GO, N = null, ONE = 1 }
+          target = GO
+          tags = [GO != null && GO != "" ? "x:${GO}" : "x:local"]
+          platforms = NONE == null ? ["local"] : []
+          output = [dir("build")]
+          contexts = GO != null ? { b = "target:meta" } : null
+        }
+        """,
+        "docker-bake.hcl",
+        keep=True,
+    )
+    (build,) = found.builds
+    assert build.args == {"ONE": "1"}
+    assert (build.stage, build.tags, build.platforms) == (None, ["x:local"], [])
+    assert build.notes == [
+        "not carried over: argument GO (where it is set: --build-arg GO)",
+        "not carried over: platform local (this machine's is the default)",
+        "not carried over: output = … (-o at the command line)",
+    ]
+    assert "meta is there to be inherited from, and is no target here" in found.notes
+
+
 MISTAKES = {
     'target "a" {\n  tags = [upper("x")]\n}': ("the function upper() is not understood", 2, 11),
     'target "a" {\n  tags = [for t in x : t]\n}': ("'for' expressions", 2, 11),
