@@ -379,8 +379,7 @@ class Unfolder:
         self._note(state, item)
 
     def _on_build(self, state: _State, item: ins.OnBuild, index: int) -> None:
-        state.on_build.append(item.trigger)
-        self._note(state, item)
+        state.on_build.append(item.trigger)  # history tells a trigger where it runs (1.4)
 
     def _maintainer(self, state: _State, item: ins.Maintainer, index: int) -> None:
         state.config = replace(state.config, author=item.name)

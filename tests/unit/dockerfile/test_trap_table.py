@@ -164,6 +164,10 @@ CODE: dict[str, tuple[Place, ...]] = {
         (CONFIG, "test_workdir_makes_its_directory_even_from_scratch"),
         (STAGES, "test_workdir_root_makes_nothing"),
     ),
+    "1.4 history has all but FROM and ONBUILD": (
+        (STAGES, "test_history_tells_a_trigger_where_it_runs"),
+        (CONFIG, "test_history_tells_each_instruction_and_counts_the_layers"),
+    ),
     "1.4 ONBUILD runs first, once": (
         (STAGES, "test_triggers_of_the_base_run_first_and_once"),
         (BUILT, "test_onbuild_runs_first_in_the_child_and_is_gone_then"),

@@ -127,6 +127,12 @@ def test_history_of_run_lists_args() -> None:
     assert steps[-1].history.created_by == "RUN |2 A=1 B=2 /bin/sh -c make"
 
 
+def test_history_tells_a_trigger_where_it_runs() -> None:
+    stages = unfold("FROM x AS a\nONBUILD ENV A=1\nENV B=2\nFROM a\n").stages
+    told = [[step.history.created_by for step in stage.steps] for stage in stages]
+    assert told == [["ENV B=2"], ["ENV A=1"]]
+
+
 def test_source_date_epoch_is_visible_to_run() -> None:
     assert env("FROM x\nRUN true")["SOURCE_DATE_EPOCH"] == "7"
 
