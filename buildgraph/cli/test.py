@@ -96,9 +96,8 @@ def run_tests(
 ) -> tuple[BuildResult, dict[str, SmokeReport]]:
     """Build and test; every error has been shown by then. Returns what came of it."""
     catch_signals()
-    screen = open_readers(
-        make_listener(progress, sys.stdout, sys.stderr, os.environ), os.environ, sys.stderr
-    )
+    view = make_listener(progress, sys.stdout, sys.stderr, os.environ)
+    screen = open_readers(view, os.environ, sys.stderr)
     try:
         with Session(settings, os.environ, os.getcwd()) as session:
             if session.store.read_only:
