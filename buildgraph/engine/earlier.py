@@ -134,6 +134,33 @@ class Earlier:
                 with open(place, "wb") as file:
                     file.write(content)
 
+    def write_head(self, directory: str) -> None:
+        """Have templates in a directory of ours say the commit and branch of now.
+
+        What a stamp says is no change of a definition.
+        """
+        own = os.path.join(directory, ".git")
+        try:
+            commit = self._run("rev-parse", "--verify", "HEAD")
+            try:
+                branch = self._run("symbolic-ref", "--quiet", "HEAD")
+            except GitFailed:
+                branch = b""
+        except GitFailed:
+            return
+        for name in ("objects", "refs/heads"):
+            os.makedirs(os.path.join(own, name), exist_ok=True)
+        name = os.fsdecode(branch.strip())
+        if not name.startswith("refs/heads/") or ".." in name:
+            name = ""
+        else:
+            place = os.path.join(own, name)
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            with open(place, "wb") as file:
+                file.write(commit)
+        with open(os.path.join(own, "HEAD"), "wb") as file:
+            file.write(b"ref: " + os.fsencode(name) + b"\n" if name else commit)
+
     def links(self) -> list[str]:
         """Return the symbolic links of the commit."""
         return [path for path, (mode, _) in self._files().items() if mode == _LINK]

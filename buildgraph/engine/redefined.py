@@ -58,7 +58,10 @@ class Redefined:
         self._find_image = find_image
         self._read_pins = read_pins
         self._open_at = open_at
-        self._scratch = os.path.realpath(scratch)
+        # A workspace without a name has its directory's.
+        self._scratch = os.path.join(
+            os.path.realpath(scratch), os.path.basename(workspace.root) or "root"
+        )
         self._causes = Causes()
         self.steps = 0  # comparisons: what the work is measured by
 
@@ -116,6 +119,8 @@ class Redefined:
         """Return the targets as they were, those that were there; None: nothing can be said."""
         earlier, scratch = self._earlier, self._scratch
         read_now = set(self._workspace.files_read)
+        os.makedirs(scratch, exist_ok=True)
+        earlier.write_head(scratch)
         earlier.write(
             [p for p in earlier.names() if p in read_now or defines(p)] + earlier.links(), scratch
         )

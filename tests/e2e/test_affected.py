@@ -19,7 +19,13 @@ from buildgraph.cli.entry import open_workspace
 from e2e.harness import Workspace
 
 FILES = {
-    "Boxfile.yaml": "workspace: {name: shop, vars: {X: '1'}}\n",
+    "Boxfile.yaml": "workspace: {vars: {X: '1', Y: '1'}, rules: ['//tools']}\n",
+    "tools/words.rule.yaml": (
+        "doc: Words in a file.\n"
+        "attributes: {text: {doc: The words., required: true}}\n"
+        "dockerfile: |\n  FROM scratch\n  COPY <<EOF /words\n  {{ text }}\n  EOF\n"
+    ),
+    "words/Boxfile.yaml": "targets: {image: {rule: words, text: hello}}\n",
     "README.md": "about\n",
     "base/Dockerfile": "FROM scratch\nCOPY etc/ /etc/\nONBUILD COPY on*.txt /on/\n",
     "base/etc/conf": "1\n",
@@ -46,6 +52,7 @@ FILES = {
         "    dockerfile: plain.dockerfile\n"
         "    context: ..\n"
         "    args: {WHAT: app/one.txt}\n"
+        "    labels: {commit: '{{ git.sha }}', of: '{{ workspace.name }} {{ vars.X }}'}\n"
         "  both: {rule: group, targets: [':image', ':plain']}\n"
     ),
     "app/Dockerfile": (
@@ -190,7 +197,13 @@ EDITS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "ignore file": (_append("lib/.dockerignore", "src/a.c\n"), {"//lib:image"} | APP),
     "ignore comment": (_append("lib/.dockerignore", "# c\n"), set()),
-    "variables": (_replace("Boxfile.yaml", "'1'", "'2'"), set()),
+    "variable": (
+        _replace("Boxfile.yaml", "X: '1'", "X: '2'"),
+        {"//app:plain", "//app:both"},
+    ),
+    "unused variable": (_replace("Boxfile.yaml", "Y: '1'", "Y: '2'"), set()),
+    "rule": (_replace("tools/words.rule.yaml", "/words", "/text"), {"//words:image"}),
+    "what a rule says of itself": (_replace("tools/words.rule.yaml", "Words", "Some"), set()),
     "new target": (_write("new/Dockerfile", "FROM scratch\nCOPY . /\n"), {"//new:image"}),
     "excluded directory": (_write("far/gone2", "g"), set()),
     "kept directory": (_write("far/keep/g", "g"), {"//far:image"}),
@@ -217,7 +230,7 @@ def test_each_edit_affects_exactly_what_it_should(shop: Shop) -> None:
 
 def test_what_changes_is_a_subset_of_what_is_affected(shop: Shop) -> None:
     before = shop.digests()
-    assert len(before) == 5
+    assert len(before) == 6
     chance = random.Random(6)
     for _ in range(6):
         names = chance.sample(sorted(EDITS), 3)
