@@ -27,7 +27,10 @@ YAML_VALUES: Final = 100_000  # counted with every alias expanded
 TEMPLATE_STEPS: Final = 100_000  # of one evaluation; a step is a node, or 64 characters made
 TEMPLATE_OUTPUT: Final = 1 * MIB  # characters of one text
 TEMPLATE_RANGE: Final = 1_000
+TEMPLATE_TOTAL: Final = 1_000_000  # steps of all templates of one file
 MATRIX_TARGETS: Final = 1_000  # of one `matrix`
+PACKAGE_VALUES: Final = 200_000  # of all targets of a file that repeat others, counted each time
+EXTENDS_DEPTH: Final = 32
 
 # Context
 IGNORE_PATTERNS: Final = 10_000

@@ -48,13 +48,26 @@ class Rendered:
     lines: tuple[int, ...]
 
 
-def render(template: Template, names: Mapping[str, Plain]) -> Rendered:
-    """Evaluate a template over `names`. Raises TemplateError."""
-    run = _Run(template.source, [dict(names)])
+@dataclass(slots=True)
+class Budget:
+    """The steps that are left for many templates together."""
+
+    left: int = limits.TEMPLATE_TOTAL
+
+
+def render(
+    template: Template, names: Mapping[str, Plain], budget: Budget | None = None
+) -> Rendered:
+    """Evaluate a template over `names`, at the cost of `budget`. Raises TemplateError."""
+    budget = budget or Budget()
+    granted = min(limits.TEMPLATE_STEPS, budget.left)
+    run = _Run(template.source, [dict(names)], left=granted)
     try:
         run.body(template.root.body)
     except RecursionError:
         raise TemplateError("nested too deep", 0) from None
+    finally:
+        budget.left -= granted - max(0, run.left)
     return run.finish()
 
 
@@ -64,8 +77,8 @@ class _Run:
 
     source: str
     scopes: list[dict[str, Plain]]
+    left: int  # steps
     pieces: list[tuple[int, str]] = field(default_factory=list)  # (offset of its source, text)
-    left: int = limits.TEMPLATE_STEPS
     size: int = 0
 
     # -- statements ----------------------------------------------------------------------
@@ -84,6 +97,7 @@ class _Run:
 
     def write(self, offset: int, text: str, node: Any) -> None:
         self.size += len(text)
+        self.charge(1 + len(text) // 16, node)
         if self.size > limits.TEMPLATE_OUTPUT:
             raise self.failure(
                 node, f"the template makes more than {limits.TEMPLATE_OUTPUT} characters"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from buildgraph import limits
 from buildgraph.boxfile.yaml import Entry
 from buildgraph.boxfile.yaml import Mapping as Node
+from buildgraph.boxfile.yaml import Sequence as Items
 from buildgraph.errors import InputError, Location
 
 # Of these one is enough, so that writing one takes the inherited other away.
@@ -33,6 +35,20 @@ def merge(base: Sequence[Entry], own: Sequence[Entry]) -> list[Entry]:
     return list(out.values())
 
 
+def size(entries: Iterable[Entry]) -> int:
+    """Return how many values there are in entries, all the way down."""
+    count = 0
+    waiting = [entry.value for entry in entries]
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if isinstance(node, Node):
+            waiting.extend(entry.value for entry in node.entries)
+        elif isinstance(node, Items):
+            waiting.extend(node.items)
+    return count
+
+
 class Inheritance:
     """The targets of one file as they are once everything they extend is written below them."""
 
@@ -47,6 +63,7 @@ class Inheritance:
         self._bases = bases
         self._errors = errors
         self._done: dict[str, list[Entry]] = {}
+        self._depth: dict[str, int] = {}
 
     def of(self, name: str) -> list[Entry]:
         """Return all entries of a target. A target that extends itself is an error, told once."""
@@ -56,6 +73,7 @@ class Inheritance:
         if name in self._done:
             return self._done[name]
         entries: list[Entry] = []
+        depth = 0
         for base, where in self._bases(name):
             names = [*(one for one, _ in path), name]
             if base in names:
@@ -64,7 +82,18 @@ class Inheritance:
                     InputError(f"targets extend each other: {' -> '.join(round_)}", where)
                 )
                 continue
+            if len(path) >= limits.EXTENDS_DEPTH:
+                self._too_deep(where)
+                continue
             found = self._resolve(base, [*path, (name, where)])
+            depth = max(depth, self._depth.get(base, 0) + 1)
+            if depth > limits.EXTENDS_DEPTH:
+                self._too_deep(where)
             entries = merge(entries, [e for e in found if e.key.text not in OWN])
+        self._depth[name] = depth
         self._done[name] = merge(entries, self._written[name])
         return self._done[name]
+
+    def _too_deep(self, where: Location) -> None:
+        message = f"extends goes deeper than {limits.EXTENDS_DEPTH} targets"
+        self._errors.append(InputError(message, where))

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from buildgraph import limits
 from buildgraph.boxfile import calls, schema, values, yaml
-from buildgraph.boxfile.extends import Inheritance, Named, merge
+from buildgraph.boxfile.extends import Inheritance, Named, merge, size
 from buildgraph.boxfile.header import Header, RegistryEntry, names_of, read_header
 from buildgraph.boxfile.matrix import Variant, suffix, variants
 from buildgraph.boxfile.rendering import Names, Surroundings
@@ -118,6 +119,7 @@ class _Loader:
         header: Header | None,
     ):
         self._homes: dict[str, str] = {}
+        self._values = 0  # of targets that repeat what others say
         self.scope = replace(scope, homes=self._homes)
         self.targets: dict[str, Target] = {}
         self._rules = rules
@@ -310,6 +312,8 @@ class _Loader:
         written = {draft.name: draft.entries for draft in drafts}
         inheritance = Inheritance(written, bases, self.scope.errors)
         for draft in drafts:
+            if self._values > limits.PACKAGE_VALUES:
+                break  # that has been told, and says enough
             own = self._rule_of(draft, draft.entries)
             entries = inheritance.of(draft.name)
             rule = self._rule_of(draft, entries)
@@ -322,8 +326,24 @@ class _Loader:
                     self.scope.error(message, where)
                     break
             else:
-                entries = merge(self._defaults.get(rule, ()), entries)
-                self._variants(replace(draft, entries=entries), rule)
+                defaults = self._defaults.get(rule, ())
+                repeats = defaults or any(one.key.text == "extends" for one in draft.entries)
+                whole = replace(draft, entries=merge(defaults, entries) if defaults else entries)
+                if not repeats or self._count(whole, 1):
+                    self._variants(whole, rule)
+
+    def _count(self, draft: _Draft, times: int) -> bool:
+        """Say whether a file may have the values of a target so many times more."""
+        if self._values > limits.PACKAGE_VALUES:
+            return False
+        said = [entry for entry in draft.entries if entry.key.text not in _STRUCTURE]
+        self._values += times * (size(said) + 10)  # about as many defaults as that
+        if self._values > limits.PACKAGE_VALUES:
+            self.scope.error(
+                f"the targets of this file have more than {limits.PACKAGE_VALUES} values",
+                draft.where,
+            )
+        return self._values <= limits.PACKAGE_VALUES
 
     def _bases(self, draft: _Draft, by_name: Mapping[str, _Draft]) -> Iterator[Named]:
         entry = next((one for one in draft.entries if one.key.text == "extends"), None)
@@ -391,6 +411,8 @@ class _Loader:
             self._add(draft, rule, visibility, names)
             return
         found = self._combinations(structure, draft.where)
+        if not self._count(draft, len(found)):
+            return
         variants_of = [replace(draft, name=draft.name + suffix(one)) for one in found]
         labels = [Label(self.scope.package, one.name) for one in variants_of]
         group = self._group(draft, axes.key or draft.where, labels, visibility)
@@ -496,6 +518,9 @@ class _Loader:
     ) -> None:
         """Add what a target of the workspace's own rule comes to: an image, and what is beside."""
         self._homes[body.path] = body.package
+        repeated = [*body.image, *(entry for _, entries in body.targets for entry in entries)]
+        if not self._count(replace(draft, entries=repeated), 1):
+            return
         before = len(self.scope.errors)
         own = calls.own_attributes(spec, body)
         known = {attribute.name for attribute in spec.attributes}

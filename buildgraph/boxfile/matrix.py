@@ -34,7 +34,8 @@ def variants(
     An `exclude` takes away all variants that have its pairs; an `include` names every key.
     """
     lists = {name: [text_of(item) for item in _items(value)] for name, value in axes.items()}
-    if math.prod(map(len, lists.values())) > limits.MATRIX_TARGETS:
+    counts = (math.prod(map(len, lists.values())), len(exclude), len(include))
+    if max(counts) > limits.MATRIX_TARGETS:
         errors.append(InputError(f"a matrix makes at most {limits.MATRIX_TARGETS} targets", where))
         return []
     taken = list(_entries(exclude, lists, "exclude", errors))

@@ -15,6 +15,7 @@ from buildgraph.boxfile.yaml import Scalar
 from buildgraph.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from buildgraph.boxfile.evaluate import Budget
     from buildgraph.boxfile.template import Template
 
 STAMP: Final = "git"  # what is told of the moment and not of the files
@@ -56,6 +57,7 @@ class Names:
     known: Mapping[str, Any]
     read: dict[str, Template] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)  # name -> why it is not there
+    budget: list[Budget] = field(default_factory=list)  # of all templates of a file; made late
 
     def more(self, /, **names: Any) -> Names:
         """Return these names and others."""
@@ -113,11 +115,13 @@ def rendered(node: Scalar, template: Template, names: Names) -> Scalar:
 
     Raises InputError at the place of the expression.
     """
-    from buildgraph.boxfile.evaluate import render
+    from buildgraph.boxfile.evaluate import Budget, render
     from buildgraph.boxfile.template import TemplateError
 
+    if not names.budget:
+        names.budget.append(Budget())
     try:
-        made = render(template, names.known)
+        made = render(template, names.known, names.budget[0])
     except TemplateError as error:
         raise _told(error, node) from None
     if node.style == "|":

@@ -29,6 +29,7 @@ _ALLOWED: Final = frozenset(
     "CondExpr Filter Test Compare Operand And Or Not Add Sub Mul FloorDiv Mod Neg Pos "
     "Concat".split()
 )
+_STATEMENTS: Final = frozenset("Template Output If For Assign".split())
 _REFUSED: Final = {
     "Call": ("a template calls nothing", "filters do: {{ name | lower }}"),
     "Pow": ("there are no powers in templates", None),
@@ -106,6 +107,8 @@ def parse_template(source: str) -> Template:
 def extent(node: nodes.Node, source: str) -> tuple[int, int]:
     """Return where the expression of a node begins and ends: the dotted name, else one word."""
     start = first = node.lineno
+    if type(node).__name__ in _STATEMENTS:  # as long as a file may be
+        return start, _word_end(source, start)
     waiting: list[Any] = [node]
     while waiting:
         one = waiting.pop()
