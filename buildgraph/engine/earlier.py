@@ -54,26 +54,28 @@ class Earlier:
         self._git = GitProgram({}, SshSetup())
         self._root = root
         self.since = since
-        self.commit = self._find(since)
         self._tree: dict[str, tuple[str, str]] | None = None
+        self._others: list[bytes | BaseException] = []
+        # Asked beside everything else: git walks the whole tree for it.
+        self._asking = threading.Thread(target=self._ask_untracked, daemon=True)
+        self._asking.start()
+        self.commit = self._find(since)
 
     def changes(self) -> Changes:
         """Return what differs now: committed, staged, in the working tree, or not tracked.
 
         What git ignores is not looked at: it is of no commit.
         """
-        others: list[bytes | BaseException] = []
-        asking = threading.Thread(target=self._ask_untracked, args=(others,), daemon=True)
-        asking.start()
         told = self._run(*_DIFF, self.commit, "--")
-        asking.join()
-        if isinstance(others[0], BaseException):
-            raise others[0]
+        self._asking.join()
+        others = self._others[0]
+        if isinstance(others, BaseException):
+            raise others
         words = told.split(b"\0")
         status = {
             os.fsdecode(path): word for word, path in zip(words[::2], words[1::2], strict=False)
         }
-        untracked = {os.fsdecode(path).rstrip("/") for path in others[0].split(b"\0") if path}
+        untracked = {os.fsdecode(path).rstrip("/") for path in others.split(b"\0") if path}
         paths = sorted({*status, *untracked}, key=os.fsencode)
         return Changes(
             self.since,
@@ -83,11 +85,11 @@ class Earlier:
             frozenset(path for path, word in status.items() if word == b"D") - untracked,
         )
 
-    def _ask_untracked(self, out: list[bytes | BaseException]) -> None:
+    def _ask_untracked(self) -> None:
         try:
-            out.append(self._run("ls-files", "--others", "--exclude-standard", "-z"))
+            self._others.append(self._run("ls-files", "--others", "--exclude-standard", "-z"))
         except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
-            out.append(error)
+            self._others.append(error)
 
     def names(self) -> Iterable[str]:
         """Return the files of the commit, from the workspace's root."""

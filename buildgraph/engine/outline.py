@@ -389,23 +389,30 @@ class Outline:
 
     def _env_unknown(self, label: str) -> bool:
         """Say whether a target's base may define variables that we do not see."""
-        work, seen = [label], {label}
-        while work:
-            name = work.pop()
-            known = self._vague.get(name)
-            if known is None:
-                known = self._vague[name] = name not in self._plans or any(
-                    isinstance(node.op, PackagesOp)
-                    or (isinstance(node.op, ImageOp) and node.op.digest in self._unknown)
-                    for node in self._involved(name)
-                )
-            if known:
-                return True
-            for needed, _ in self.workspace.needs(self.targets[name]):
-                if str(needed) not in seen and str(needed) in self.targets:
-                    seen.add(str(needed))
-                    work.append(str(needed))
-        return False
+        stack = [label]
+        while stack:  # what is needed first, each target once
+            name = stack[-1]
+            if name in self._vague:
+                stack.pop()
+                continue
+            target = self.targets.get(name)
+            if target is None or name not in self._plans or self._stands_on_unknown(name):
+                self._vague[name] = True
+                continue
+            needed = [str(other) for other, _ in self.workspace.needs(target)]
+            waiting = [other for other in needed if other not in self._vague]
+            if waiting:
+                stack.extend(waiting)
+            else:
+                self._vague[name] = any(self._vague[other] for other in needed)
+        return self._vague[label]
+
+    def _stands_on_unknown(self, label: str) -> bool:
+        return any(
+            isinstance(node.op, PackagesOp)
+            or (isinstance(node.op, ImageOp) and node.op.digest in self._unknown)
+            for node in self._involved(label)
+        )
 
 
 def rules_of(spec: ContextSpec) -> IgnoreRules:

@@ -9,11 +9,12 @@ that define targets are written to an empty directory as they were, and read as 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from buildgraph.boxfile.loader import BOXFILE, DOCKERFILES, in_package
+from buildgraph.boxfile.rule_files import SUFFIX
 from buildgraph.boxfile.target import Target
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.engine.affected import Cause, Causes
@@ -22,6 +23,7 @@ from buildgraph.engine.defining import LOCK, defines
 from buildgraph.engine.earlier import Changes, Earlier
 from buildgraph.engine.outline import FindImage, Outline
 from buildgraph.engine.reach import Reach
+from buildgraph.engine.reads import DOCKERFILE
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.label import Label
@@ -99,7 +101,8 @@ class Redefined:
         return out
 
     def _definitions(self, candidates: Mapping[str, list[str]], outline: Outline) -> None:
-        before = self._outline_before([outline.targets[name].label for name in candidates])
+        labels = [outline.targets[name].label for name in candidates]
+        before = self._outline_before(labels, outline)
         for name, paths in candidates.items():
             self.steps += 1
             path = paths[0]
@@ -115,34 +118,65 @@ class Redefined:
                     named = where.path if where is not None and where.path in paths else path
                     self._causes.add(name, Cause(named, text, where))
 
-    def _outline_before(self, labels: Sequence[Label]) -> Outline | None:
-        """Return the targets as they were, those that were there; None: nothing can be said."""
-        earlier, scratch = self._earlier, self._scratch
-        read_now = set(self._workspace.files_read)
-        os.makedirs(scratch, exist_ok=True)
-        earlier.write_head(scratch)
-        earlier.write(
-            [p for p in earlier.names() if p in read_now or defines(p)] + earlier.links(), scratch
-        )
-        directories = earlier.directories()
-        for label in labels:
-            if label.package in directories:
-                os.makedirs(os.path.join(scratch, label.package), exist_ok=True)
+    def _outline_before(self, labels: Sequence[Label], now: Outline) -> Outline | None:
+        """Return the targets as they were, those that were there; None: nothing can be said.
+
+        Written is what these targets and all they need are defined by, and no more: a package at
+        a time, as far as what they need now and needed then reaches.
+        """
+        os.makedirs(self._scratch, exist_ok=True)
+        self._earlier.write_head(self._scratch)
+        files = self._defining_files(now)
+        directories = self._earlier.directories()
+        wanted = {target.label.package for target in _with_needs(self._workspace, labels, set())}
+        written: set[str] = set()
+        first = [*files.pop("", ()), *self._earlier.links()]
         try:
-            workspace = self._open_at(scratch)
+            while True:
+                paths = [path for package in wanted - written for path in files.get(package, ())]
+                self._write(first + paths, (wanted - written) & directories)
+                first = []
+                written |= wanted
+                workspace = self._open_at(self._scratch)
+                missing: set[str] = set()
+                targets = list(_with_needs(workspace, labels, missing))
+                wanted = (missing & files.keys()) - written
+                if not wanted:
+                    break
+            said = {t for target in targets for v in target.attrs.values() for t in texts(v)}
+            named = said | {text.partition("=")[2] for text in said}  # entries are key=value
+            beside = {f"{name}.dockerignore" for name in named}
+            beside.update(in_package(name, ".dockerignore") for name in named)
+            there = named | beside
+            self._write([p for p in self._earlier.names() if p in there], named & directories)
+            workspace = self._open_at(self._scratch)
             outline = Outline(workspace, self._same_image(workspace.root))
-            packages = frozenset(workspace.discover())
-            there = [label for label in labels if _has(workspace, packages, label)]
-            files = set(earlier.names())
-            for target in _with_needs(workspace, packages, there):
-                named = {text for value in target.attrs.values() for text in texts(value)}
-                earlier.write(sorted(named & files), scratch)
-                for name in named & directories:
-                    os.makedirs(os.path.join(scratch, name), exist_ok=True)
-            outline.add(there)
+            outline.add([target.label for target in targets])
         except InputError:
             return None
         return outline
+
+    def _defining_files(self, now: Outline) -> dict[str, list[str]]:
+        """Return the files that define targets, by directory; "": of the root, and of no package.
+
+        Dockerfiles with names of their own are not among them.
+        """
+        dockerfiles = {
+            read.path for name in now.targets for read in now.paths(name) if read.role == DOCKERFILE
+        }
+        others = set(self._workspace.files_read) - dockerfiles
+        out: dict[str, list[str]] = {"": []}
+        for path in self._earlier.names():
+            if defines(path):
+                out.setdefault(path.rpartition("/")[0], []).append(path)
+            elif path in others or path.endswith(SUFFIX):
+                out[""].append(path)
+        return out
+
+    def _write(self, paths: Iterable[str], directories: Iterable[str]) -> None:
+        self._earlier.write(paths, self._scratch)
+        for name in directories:
+            os.makedirs(os.path.join(self._scratch, name), exist_ok=True)
 
     def _same_image(self, root: str) -> FindImage:
         """Images are what they are now: a layout that has changed is content."""
@@ -177,34 +211,36 @@ class Redefined:
                         )
 
 
-def _has(workspace: Workspace, packages: Collection[str], label: Label) -> bool:
-    """Say whether there is such a target. A Boxfile that is wrong raises InputError."""
-    if label.package and label.package not in packages:
-        return False
-    try:
-        return label.name in workspace.package(label.package).targets
-    except InputError:
-        if os.path.exists(os.path.join(workspace.root, in_package(label.package, BOXFILE))):
-            raise
-        return False
-
-
 def _with_needs(
-    workspace: Workspace, packages: Collection[str], labels: Iterable[Label]
+    workspace: Workspace, labels: Iterable[Label], missing: set[str]
 ) -> Iterable[Target]:
-    """Yield targets and all they need, as far as it is there; paths are not checked."""
-    work, seen = list(labels), set(labels)
+    """Yield targets and all they need, as far as they are there; paths are not checked.
+
+    Packages that are not there are added to `missing`. A Boxfile that is wrong raises InputError.
+    """
+    work = list(labels)[::-1]
+    seen = set(work)
     while work:
-        target = workspace.target(work.pop())
+        label = work.pop()
+        try:
+            package = workspace.package(label.package)
+        except InputError:
+            if os.path.exists(os.path.join(workspace.root, in_package(label.package, BOXFILE))):
+                raise
+            missing.add(label.package)
+            continue
+        target = package.targets.get(label.name)
+        if target is None:
+            continue
         yield target
         try:
-            needed = [label for label, _ in workspace.needs(target)]
+            needed = [other for other, _ in workspace.needs(target)]
         except InputError:
             continue
-        for label in needed:
-            if label not in seen and _has(workspace, packages, label):
-                seen.add(label)
-                work.append(label)
+        for other in needed:
+            if other not in seen:
+                seen.add(other)
+                work.append(other)
 
 
 def _differences(before: Outline, now: Outline, name: str) -> Iterable[tuple[str, Location | None]]:
