@@ -73,7 +73,7 @@ def load(
     `opened` is told of the header before any target is read, and returns what is wrong with it.
     Raises InputError with everything that is wrong, in the order of the file.
     """
-    loader = _Loader(values.Scope(package), rules, dockerfile, around, header)
+    loader = _Loader(package, rules, dockerfile, around, header)
     loader.opened = opened
     found = None if text is None else loader.file(text)
     loader.implicit()
@@ -112,21 +112,22 @@ class _Loader:
 
     def __init__(
         self,
-        scope: values.Scope,
+        package: str,
         rules: Mapping[str, schema.RuleSpec],
         dockerfile: str | None,
         around: Surroundings | None,
         header: Header | None,
     ):
-        self._homes: dict[str, str] = {}
+        self._homes: dict[str, str] = {}  # of files of rules
         self._values = 0  # of targets that repeat what others say
-        self.scope = replace(scope, homes=self._homes)
+        self.scope = values.Scope(package, homes=self._homes)
         self.targets: dict[str, Target] = {}
         self._rules = rules
         self._dockerfile = dockerfile
         self._around = around
         self._header = header or Header(Location(BOXFILE))
-        self._names: Names | None = None
+        self._known: Names | None = None  # of all templates of the file, once there is one
+        self._templates = False  # whether there may be any in the file
         self._defaults: dict[str, Sequence[yaml.Entry]] = {}
         self._visibility: Visibility | None = None
         self.opened: Callable[[Header], list[InputError]] | None = None
@@ -144,14 +145,13 @@ class _Loader:
                 f"expected keys such as 'targets:', found {values.found(root)}", root.where, hint
             )
             return None
+        # A backslash may be a brace in the end.
+        self._templates = any(sign in text for sign in ("{{", "{%", "\\"))
         workspace = root.get("workspace")
         header = None if workspace is None else self._workspace(workspace)
         self._header = header or self._header
         if header is not None and self.opened is not None:
             self.scope.errors.extend(self.opened(header))
-        if self._around is not None:
-            names = names_of(self._header, self._around)
-            self._names = names.more(package=self.scope.package)
         self._package(root.get("package"))
         targets = root.get("targets")
         rest = [entry for entry in root.entries if not _belongs_to_file(entry.key.text)]
@@ -196,7 +196,7 @@ class _Loader:
             return
         keys = values.Keys(schema.PACKAGE, "package", others=(schema.DEFAULTS,))
         fields = values.parse_fields(
-            entry.value.entries, keys, entry.key.where, replace(self.scope, names=self._names)
+            entry.value.entries, keys, entry.key.where, replace(self.scope, names=self._names())
         )
         self._visibility = _visibility(fields["visibility"])
         defaults = entry.value.get(schema.DEFAULTS)
@@ -315,6 +315,10 @@ class _Loader:
             if self._values > limits.PACKAGE_VALUES:
                 break  # that has been told, and says enough
             own = self._rule_of(draft, draft.entries)
+            if not self._defaults and _STRUCTURE.isdisjoint(e.key.text for e in draft.entries):
+                if own is not None:  # nearly all targets: nothing is made of anything
+                    self._add(draft, own, self._visibility, self._names_of(draft.name, own))
+                continue
             entries = inheritance.of(draft.name)
             rule = self._rule_of(draft, entries)
             if rule is None or own is None:
@@ -331,6 +335,19 @@ class _Loader:
                 whole = replace(draft, entries=merge(defaults, entries) if defaults else entries)
                 if not repeats or self._count(whole, 1):
                     self._variants(whole, rule)
+
+    def _names_of(self, target: str, rule: str) -> Names | None:
+        """Return the names of a target's templates, None where there is no template."""
+        if self._templates or self._rules[rule].body is not None:
+            names = self._names()
+            return names and names.more(target=target)
+        return None
+
+    def _names(self) -> Names | None:
+        if self._known is None and self._around is not None:
+            names = names_of(self._header, self._around)
+            self._known = names.more(package=self.scope.package)
+        return self._known
 
     def _count(self, draft: _Draft, times: int) -> bool:
         """Say whether a file may have the values of a target so many times more."""
@@ -389,10 +406,8 @@ class _Loader:
 
     def _variants(self, draft: _Draft, rule: str) -> None:
         """Add a target, or one for each variant of its matrix and a group of them."""
-        scope, names = self.scope, self._names
-        if names is not None:
-            names = names.more(target=draft.name)
-            scope = replace(scope, names=names)
+        names = self._names_of(draft.name, rule)
+        scope = self.scope if names is None else replace(self.scope, names=names)
         structure = values.parse_fields(
             [entry for entry in draft.entries if entry.key.text in _STRUCTURE],
             values.Keys(schema.STRUCTURE, ""),
@@ -483,7 +498,7 @@ class _Loader:
             (*draft.others, *_STRUCTURE, *others),
             extensions=True,
         )
-        scope = replace(self.scope, names=names)
+        scope = self.scope if names is None else replace(self.scope, names=names)
         return values.parse_fields(draft.entries, keys, draft.where, scope)
 
     def _put(

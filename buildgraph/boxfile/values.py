@@ -115,7 +115,8 @@ def parse_fields(
         seen.add(name)
         attribute = table.get(name)
         if attribute is not None:
-            inner = replace(scope, stamps=True) if attribute.stamps else scope
+            stamps = attribute.stamps and scope.names is not None
+            inner = replace(scope, stamps=True) if stamps else scope
             value = parse_value(entry.value, attribute.type, keys.prefix + name, inner)
             if value is not None:
                 fields[name] = Value(value.data, value.where, entry.key.where)

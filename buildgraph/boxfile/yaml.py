@@ -159,9 +159,11 @@ class Source:
 
     def span(self, start: _Mark, end: _Mark) -> Location:
         """Return the location of what stands between two marks, cut at the end of the line."""
-        one_line = end.line == start.line
-        stop = end.column if one_line else len(self.line(start.line).rstrip())
-        return self.at(start.line, start.column, stop if stop > start.column else 0)
+        line, column = start.line, start.column
+        text = self.line(line)
+        stop = end.column if end.line == line else len(text.rstrip())
+        end_column = stop + 1 if stop > column else 0
+        return Location(self.path, line + 1, column + 1, end_column, text)
 
     def end(self) -> Location:
         """Return the location right behind the last character."""
@@ -191,6 +193,8 @@ class _Composer:
         import yaml
 
         self._kinds = yaml
+        self._alias_event = yaml.AliasEvent
+        self._scalar_event = yaml.ScalarEvent
         self._next = _events(text)
         self._source = source
         self._errors = errors
@@ -213,14 +217,16 @@ class _Composer:
         return None if self._broken else root
 
     def _node(self, event: _Event, depth: int) -> Node:
-        self._count(1, event)
-        if isinstance(event, self._kinds.AliasEvent):
+        self._values += 1
+        if self._values > limits.YAML_VALUES:
+            self._count(0, event)
+        if isinstance(event, self._alias_event):
             return self._alias(event)
         anchor, tag = event.anchor, event.tag
         if tag is not None:
             self._refuse_tag(event, tag)
         if anchor is None:
-            if isinstance(event, self._kinds.ScalarEvent):
+            if isinstance(event, self._scalar_event):
                 return self._scalar(event)
             return self._collection(event, depth)
         before = self._values - 1
@@ -237,7 +243,7 @@ class _Composer:
         where = self._source.span(event.start_mark, event.end_mark)
         style = event.style or ""
         if style != "|":
-            return Scalar(event.value, where, style, source=self._source)
+            return Scalar(event.value, where, style, 0, 0, self._source)
         indent = self._indent(event, where)
         return Scalar(event.value, where, style, where.line + 1, indent, self._source)
 
