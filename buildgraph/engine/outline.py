@@ -12,19 +12,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from buildgraph.boxfile.loader import BOXFILE, in_package
-from buildgraph.boxfile.schema import DirPath, FilePath, ListOf, MapOf, Record, Type
 from buildgraph.boxfile.smoke import EnvFile, PackageBind
-from buildgraph.boxfile.target import DirContext, LayoutContext, Target, Value
+from buildgraph.boxfile.target import LayoutContext, Target, Value
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.tree import ContextTree, NoStatCache
 from buildgraph.dockerfile import instructions as ins
 from buildgraph.engine.defining import LOCK
+from buildgraph.engine.paths_read import files_at, instances, paths_in
 from buildgraph.engine.prepare import (
     DEFAULT_EPOCH,
     Overrides,
@@ -191,10 +191,10 @@ class Outline:
                     role = f"the {attribute.name} of {label}"
                     yield from (
                         PathRead(path, role, where)
-                        for path, where in _paths_in(value, attribute.type)
+                        for path, where in paths_in(value, attribute.type)
                     )
         if target.rule == "smoke":
-            for found in _instances(self.workspace.smoke(target), (PackageBind, EnvFile)):
+            for found in instances(self.workspace.smoke(target), (PackageBind, EnvFile)):
                 yield PathRead(found.path, "a file of the test", found.where)
 
     def _image_paths(self, target: Target) -> Iterator[PathRead]:
@@ -224,7 +224,7 @@ class Outline:
         names.update(read.path for read in self.paths(label))
         out: set[str] = set()
         for name in names:
-            out.update(_files_at(self.workspace.root, name))
+            out.update(files_at(self.workspace.root, name))
         for read in self._taken(label):
             root = self.relative(read.spec.root)
             if root is None:
@@ -463,43 +463,3 @@ def _has_variable_paths(spec: TargetInput) -> bool:
                 if any("$" in (v or "") for m in item.mounts for k, v in m.options):
                     return True
     return False
-
-
-def _paths_in(value: Value, kind: Type) -> Iterator[tuple[str, Location]]:
-    """Yield the paths that a value holds where its type says so."""
-    data = value.data
-    if isinstance(data, DirContext):
-        yield data.path, value.where
-    elif isinstance(kind, FilePath | DirPath) and isinstance(data, str):
-        yield data, value.where
-    elif isinstance(data, tuple) and isinstance(kind, ListOf):
-        for item in data:
-            yield from _paths_in(item, kind.item)
-    elif isinstance(data, Mapping):
-        types = {a.name: a.type for a in kind.fields} if isinstance(kind, Record) else {}
-        for key, item in data.items():
-            inner = kind.value if isinstance(kind, MapOf) else types.get(key)
-            if inner is not None:
-                yield from _paths_in(item, inner)
-
-
-def _instances(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
-    if isinstance(value, kinds):
-        yield value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _instances(getattr(value, field.name), kinds)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _instances(item, kinds)
-
-
-def _files_at(root: str, path: str) -> Iterable[str]:
-    """Yield a file, or all files below a directory, from `root`; nothing where nothing is."""
-    full = os.path.join(root, path)
-    if os.path.isdir(full):
-        for directory, _, names in os.walk(full):
-            for name in names:
-                yield os.path.relpath(os.path.join(directory, name), root)
-    elif os.path.lexists(full):
-        yield path

@@ -88,7 +88,7 @@ class Regex:
     def search(self, text: str) -> bool:
         """Say whether it matches anywhere in `text`."""
         live = self._first
-        if self._final in live or (not text and self._at_end(live)):
+        if self._final in live or (not text and self._at_end(live, at_start=True)):
             return True
         last = len(text) - 1
         for at, char in enumerate(text):
@@ -96,7 +96,7 @@ class Regex:
             if self._final in live:
                 return True
             if at == last:
-                return self._at_end(live)
+                return self._at_end(live, at_start=False)
         return False
 
     # -- running -----------------------------------------------------------------------------
@@ -129,8 +129,7 @@ class Regex:
                         work.append(other)
         return frozenset(seen)
 
-    def _at_end(self, live: frozenset[int]) -> bool:
-        at_start = live == self._first
+    def _at_end(self, live: frozenset[int], *, at_start: bool) -> bool:
         return self._final in self._closed(set(live), at_start=at_start, at_end=True)
 
     # -- building ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from buildgraph.graph.query_regex import BadRegex, Regex
@@ -29,6 +29,7 @@ _REGEXES = st.recursive(_ATOMS, _whole, max_leaves=8)
 
 
 @settings(max_examples=300, deadline=None)
+@example("$^", "a")
 @given(_REGEXES, st.text("abc.-d", max_size=8))
 def test_linear_regexes_agree_with_python(pattern: str, text: str) -> None:
     try:
