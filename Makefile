@@ -2,6 +2,7 @@
 # make test   everything: unit, kernel and end-to-end tests, then make check
 # make dev    the virtual environment alone        make check  format, lint, types
 # make bench  the table of speeds                  make fmt    put the code in form
+# make fuzz   broken input for all that reads it, for a minute
 # make unit   tests that need only Python          make kernel tests that need namespaces
 
 SHELL := /bin/bash
@@ -19,7 +20,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || \
 PYTEST := $(BIN)/python -m pytest -q
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq --no-input
 
-.PHONY: demo test dev check bench fmt unit kernel packages-run packages-test \
+.PHONY: demo test dev check bench fuzz fmt unit kernel packages-run packages-test \
 	check-format check-lint check-types check-layers
 
 dev: .venv/made
@@ -68,6 +69,11 @@ check-types:
 
 check-layers:
 	$(PYTEST) tests/unit/test_layering.py tests/unit/test_names.py
+
+# FUZZ="300 tar git": seconds, and which readers.
+fuzz: dev
+	@$(PIP) install --group fuzz || echo "atheris cannot be installed here: inputs are made at random"
+	$(BIN)/python tests/fuzz $(FUZZ)
 
 bench: packages-test dev
 	$(AS_ROOT) $(BIN)/python tests/bench $(BENCH)

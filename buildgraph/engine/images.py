@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from buildgraph.errors import BuildgraphError, HostError, Location
+from buildgraph.errors import BuildgraphError, HostError, Interrupted, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.load import LoadedImage, load_image
@@ -129,6 +129,13 @@ class OutsideImages:
             loaded = self._load(reference, platform)
         except BuildgraphError as error:
             error.where = error.where or where
+            if "/" not in reference and not isinstance(error, Interrupted):
+                # One word is as likely a stage or a target that nobody has named.
+                name = reference.partition(":")[0].partition("@")[0]
+                named = (
+                    f"if {name} is a target: `contexts: {{{name}: //base:image}}` in the Boxfile"
+                )
+                error.hint = f"{error.hint}; {named}" if error.hint else named
             raise
         image = loaded.image
         return ResolvedImage(reference, loaded.manifest.digest, image.config), image.chain

@@ -190,7 +190,6 @@ def test_all_errors_of_a_dockerfile_are_told_at_once(root_bench: Bench) -> None:
         ("# escape=x\nFROM base\n", "escape"),
         ("# escape=\\\n# escape=`\nFROM base\n", "escape"),
         ("FROM base\n" + "RUN " + "x" * 70_000 + "\n", "65"),
-        ("FROM nowhere:1\n", "nowhere"),
     ],
 )
 def test_dockerfiles_that_are_none(root_bench: Bench, dockerfile: str, message: str) -> None:

@@ -418,7 +418,6 @@ REFUSED = {
     "COPY --chown=nobody:x foo /": "nobody",
     "COPY --link --chown=app foo /": "--link",
     "COPY --chmod=9 foo /": "chmod",
-    "COPY --from=nostage foo /": "nostage",
     "COPY --from=$X foo /": "--from",
     "COPY https://example.com/x /": "COPY",
     "COPY --frm=x foo /": "did you mean",

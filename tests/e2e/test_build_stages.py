@@ -68,13 +68,27 @@ def test_names_of_stages(root_bench: Bench) -> None:
         ("FROM scratch\nCOPY --from=7 /x /\n", ["7"]),
         ("FROM scratch AS stage\nFROM Stage\n", ["Stage"]),
         ("FROM scratch AS a\nCOPY --from=a /x /\n", ["a"]),
-        ("FROM scratch AS scratch\nFROM nope\n", ["nope"]),
     ],
 )
 def test_references_that_lead_nowhere(root_bench: Bench, dockerfile: str, words: list[str]) -> None:
     said = root_bench.fail(dockerfile).stderr
     assert all(f"'{word}'" in said or f" {word}" in said for word in words)
     assert "Dockerfile:" in said
+
+
+@pytest.mark.parametrize(
+    "dockerfile",
+    [
+        "FROM nope:1\n",
+        "FROM scratch AS scratch\nFROM nope:1\n",
+        "FROM base\nCOPY --from=nope:1 a /\n",
+    ],
+)
+def test_a_name_nobody_knows_here_is_one_of_a_registry(root_bench: Bench, dockerfile: str) -> None:
+    failed = root_bench.fail(dockerfile, None, "--offline", expect=3)
+    assert "nope:1" in failed.stderr
+    assert "Dockerfile:" in failed.stderr
+    assert "contexts: {nope:" in failed.stderr
 
 
 @BOTH

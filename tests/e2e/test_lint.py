@@ -74,7 +74,7 @@ def test_build_looks_instead_of_building(root_bench: Bench) -> None:
 
 @BOTH
 def test_a_build_counts_its_warnings_once(who: Bench) -> None:
-    directory = who.directory({"f": "f", "Dockerfile": WARNING})
+    directory = who.directory({"f": f"asked by {who.user}", "Dockerfile": WARNING})
     words = ("build", *who.base([]), directory, "--progress=plain")
     line = "1 warning found (buildgraph lint or --check shows them)"
     assert line in who.run(*words).stderr
