@@ -135,7 +135,10 @@ def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, list[str]], list[st
     while at < len(rest):
         word = rest[at]
         at += 1
-        if not word.startswith("-") or word.startswith("-//"):
+        if word == "--":
+            words += rest[at:]
+            break
+        if not word.startswith("-"):
             words.append(word)
             continue
         name, equals, value = word.partition("=")
