@@ -5,7 +5,9 @@ where their mistakes are told.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -336,3 +338,17 @@ def test_the_schema_knows_them(write: Write) -> None:
     assert "dockerfile" not in found["properties"]
     assert found["properties"]["port"]["default"] == 8080
     json.dumps(found)
+
+
+def test_the_worked_case_of_the_readme_works(write: Write) -> None:
+    readme = Path(__file__).resolve().parents[3] / "rules" / "README.md"
+    files = dict(re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", readme.read_text(), re.DOTALL))
+    files["base/Boxfile.yaml"] = PYTHON
+    workspace = Workspace.open(write(files))
+    labels = [str(label) for label in workspace.expand(["//api:all"])]
+    assert labels == ["//api:image", "//api:image.smoke"]
+    inline = image_target(workspace.target(Label("api", "image"))).dockerfile
+    assert isinstance(inline, DockerfileInline)
+    assert 'CMD ["python3", "-m", "shop.api"]' in inline.text
+    parse_inline(inline)
+    workspace.smoke(workspace.target(Label("api", "image.smoke")))
