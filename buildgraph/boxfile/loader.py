@@ -37,7 +37,9 @@ __all__ = ["BOXFILE", "DOCKERFILES", "Header", "Package", "RegistryEntry", "in_p
 BOXFILE: Final = "Boxfile.yaml"
 DOCKERFILES: Final = ("Dockerfile", "Containerfile", "dockerfile")  # the first that is there
 _FILE_KEYS: Final = ("workspace", "package", "targets")
-_STRUCTURE: Final = frozenset(attribute.name for attribute in schema.STRUCTURE)
+_STRUCTURE_NAMES: Final = tuple(attribute.name for attribute in schema.STRUCTURE)
+_STRUCTURE: Final = frozenset(_STRUCTURE_NAMES)
+_RULE_AND_DOC: Final = schema.COMMON[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +306,17 @@ class _Loader:
     # -- what each of them comes to ------------------------------------------------------
 
     def _make(self, drafts: Sequence[_Draft]) -> None:
+        written = {entry.key.text for draft in drafts for entry in draft.entries}
+        if self._defaults or not _STRUCTURE.isdisjoint(written):
+            self._inherit(drafts)
+            return
+        for draft in drafts:  # of nearly all files: nothing is made of anything
+            rule = self._rule_of(draft, draft.entries)
+            if rule is not None:
+                self._add(draft, rule, self._visibility, self._names_of(draft.name, rule))
+
+    def _inherit(self, drafts: Sequence[_Draft]) -> None:
+        """Make targets of drafts once what they extend and the defaults are written below them."""
         by_name = {draft.name: draft for draft in drafts}
 
         def bases(name: str) -> Iterator[Named]:
@@ -315,26 +328,31 @@ class _Loader:
             if self._values > limits.PACKAGE_VALUES:
                 break  # that has been told, and says enough
             own = self._rule_of(draft, draft.entries)
-            if not self._defaults and _STRUCTURE.isdisjoint(e.key.text for e in draft.entries):
-                if own is not None:  # nearly all targets: nothing is made of anything
-                    self._add(draft, own, self._visibility, self._names_of(draft.name, own))
-                continue
             entries = inheritance.of(draft.name)
             rule = self._rule_of(draft, entries)
-            if rule is None or own is None:
+            if (
+                rule is None
+                or own is None
+                or self._is_of_another(draft, rule, by_name, inheritance)
+            ):
                 continue
-            for base, where in self._bases(draft, by_name):
-                other = self._rule_of(by_name[base], inheritance.of(base))
-                if other is not None and other != rule:
-                    message = f"{draft.name!r} is of the rule {rule}, and {base!r} of {other}"
-                    self.scope.error(message, where)
-                    break
-            else:
-                defaults = self._defaults.get(rule, ())
-                repeats = defaults or any(one.key.text == "extends" for one in draft.entries)
-                whole = replace(draft, entries=merge(defaults, entries) if defaults else entries)
-                if not repeats or self._count(whole, 1):
-                    self._variants(whole, rule)
+            defaults = self._defaults.get(rule, ())
+            repeats = defaults or any(one.key.text == "extends" for one in draft.entries)
+            whole = replace(draft, entries=merge(defaults, entries) if defaults else entries)
+            if not repeats or self._count(whole, 1):
+                self._variants(whole, rule)
+
+    def _is_of_another(
+        self, draft: _Draft, rule: str, by_name: Mapping[str, _Draft], inheritance: Inheritance
+    ) -> bool:
+        """Say whether a target extends one of another rule, and complain of it."""
+        for base, where in self._bases(draft, by_name):
+            other = self._rule_of(by_name[base], inheritance.of(base))
+            if other is not None and other != rule:
+                message = f"{draft.name!r} is of the rule {rule}, and {base!r} of {other}"
+                self.scope.error(message, where)
+                return True
+        return False
 
     def _names_of(self, target: str, rule: str) -> Names | None:
         """Return the names of a target's templates, None where there is no template."""
@@ -492,10 +510,10 @@ class _Loader:
         """Return what a target says, as far as it is about `attributes` or `COMMON`."""
         article = "an" if spec.name[0] in "aeiou" else "a"
         keys = values.Keys(
-            (*schema.COMMON[:2], *attributes),
+            _RULE_AND_DOC + attributes,
             f"{article} {spec.name} target",
             schema.LATER_TARGET,
-            (*draft.others, *_STRUCTURE, *others),
+            (*_STRUCTURE_NAMES, *draft.others, *others),
             extensions=True,
         )
         scope = self.scope if names is None else replace(self.scope, names=names)

@@ -122,11 +122,16 @@ def parse_fields(
                 fields[name] = Value(value.data, value.where, entry.key.where)
         elif not (keys.extensions and name.startswith("x-")) and name not in keys.others:
             _refuse_key(entry.key, keys, scope)
+    nothing: dict[schema.Default, Value] = {
+        default: Value(default, owner, given=False) for default in (None, ())
+    }
     for attribute in keys.attributes:
         if attribute.required and attribute.name not in seen:
             scope.error(f"{keys.what} needs {attribute.name!r}", owner)
         elif attribute.name not in fields:
-            fields[attribute.name] = Value(attribute.default, owner, given=False)
+            # Most of what is not written is nothing: one value of it will do.
+            default = nothing.get(attribute.default)
+            fields[attribute.name] = default or Value(attribute.default, owner, given=False)
     return fields
 
 
