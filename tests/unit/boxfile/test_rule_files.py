@@ -344,6 +344,7 @@ def test_the_worked_case_of_the_readme_works(write: Write) -> None:
     readme = Path(__file__).resolve().parents[3] / "rules" / "README.md"
     files = dict(re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", readme.read_text(), re.DOTALL))
     files["base/Boxfile.yaml"] = PYTHON
+    files["api/Boxfile.yaml"] = files["api/Boxfile.yaml"].replace("{{ git.short }}", "1")
     workspace = Workspace.open(write(files))
     labels = [str(label) for label in workspace.expand(["//api:all"])]
     assert labels == ["//api:image", "//api:image.smoke"]
