@@ -21,6 +21,7 @@ from buildgraph.engine.users import lookup
 from buildgraph.engine.work import Work
 from buildgraph.errors import BuildFailed, BuildgraphError, HostError, Interrupted
 from buildgraph.graph.ops import ExecOp
+from buildgraph.oci.chains import directories
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, Layer
@@ -211,7 +212,7 @@ def lower_directories(layers: LayerStore, chain: Chain) -> list[str]:
             f"{len(chain.layers)} layers are below this step; overlayfs stacks {MAX_LAYERS}",
             hint="join RUN and COPY instructions, or start a stage from what is done so far",
         )
-    return [str(layers.ensure_directory(layer)) for layer in reversed(chain.layers)]
+    return [str(path) for path in directories(layers, chain.layers[::-1])]
 
 
 def _file(view: RootView, path: str) -> bytes:

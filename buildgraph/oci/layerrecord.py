@@ -3,7 +3,10 @@
 The record `layer`/diff_id is JSON:
 
     {"size": bytes of the tar, "directory": bool, "blobs": {compression id: [digest, size]},
-     "toc": digest or "", "foreign": bool}
+     "toc": digest or "", "foreign": bool, "unproven": bool}
+
+`unproven` blobs are what their own digest says, and nobody has seen yet that they unpack to this
+diff_id; their tar's size is not known either.
 
 It refers to every form, so it goes when one of them goes, and a form stays as long as it.
 """
@@ -29,6 +32,7 @@ class LayerRecord:
     blobs: dict[str, tuple[Digest, int]] = field(default_factory=dict)
     toc: str = ""
     foreign: bool = False
+    unproven: bool = False
 
     def value(self) -> bytes:
         """Return the JSON text."""
@@ -38,6 +42,7 @@ class LayerRecord:
             "blobs": {key: list(blob) for key, blob in sorted(self.blobs.items())},
             "toc": self.toc,
             "foreign": self.foreign,
+            **({"unproven": True} if self.unproven else {}),
         }
         return json.dumps(value, separators=(",", ":")).encode()
 
@@ -60,4 +65,5 @@ class LayerRecord:
             {key: (parse_digest(blob[0]), blob[1]) for key, blob in value["blobs"].items()},
             value["toc"],
             value["foreign"],
+            value.get("unproven", False),
         )

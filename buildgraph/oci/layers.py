@@ -232,11 +232,24 @@ class LayerStore:
             with self.store.new_scratch() as scratch:
                 found = self._unpack(self._plain(digest, size), size, scratch.upper)
                 if found.diff_id != layer.diff_id:
-                    raise StoreCorrupt(
-                        f"blob {digest} unpacks to {found.diff_id}, not to {layer.diff_id}"
-                    )
+                    raise self._no_layer(layer, digest, found.diff_id)
                 self._publish(found, Path(scratch.upper))
             return Path(self.store.snapshot_path(name))
+
+    def _no_layer(self, layer: Layer, blob: Digest, found: Digest) -> StoreCorrupt | InputError:
+        """Return the error for a blob that is another layer; one of outside is dropped."""
+        known = self._load(layer.diff_id)
+        if known is not None and known.unproven:
+            self.store.remove_blob(blob)  # its record goes with it
+            return _other_layer(blob, found, layer.diff_id)
+        return StoreCorrupt(f"blob {blob} unpacks to {found}, not to {layer.diff_id}")
+
+    def size(self, layer: Layer) -> int:
+        """Return the size of a layer's tar; one of outside has to be unpacked to know it."""
+        if not layer.size:
+            self.ensure_directory(layer)
+        known = self._load(layer.diff_id)
+        return known.size if known else layer.size
 
     def _unpack(self, source: Iterator[bytes], total: int, directory: str) -> Layer:
         hasher = hashlib.sha256()
@@ -335,7 +348,7 @@ class LayerStore:
         known = self._load(layer.diff_id)
         for digest, _ in known.blobs.values() if known else ():
             if known is not None and self.store.has_blob(digest):
-                return digest, known.size
+                return digest, self.cap if known.unproven else known.size
         raise StoreCorrupt(
             f"no form of layer {layer.diff_id} is in the store any more",
             hint="build again: it will be made anew",
@@ -365,44 +378,32 @@ class LayerStore:
             if layer is not None:
                 return layer
             name, layer = self._take_in(diff_id, digest, size, source())
-            self._adopted(layer, name, (digest, size))
-            return layer
+            return self._adopted(layer, name, (digest, size), False)
 
     def adopt_blob(self, diff_id: Digest, digest: Digest, size: int) -> Layer:
-        """Take a blob of the store as a layer from outside, verifying its diff_id (A24).
+        """Take a blob of the store, which its digest was checked for, as a layer from outside.
 
-        Its digest was verified when it was stored. A blob whose bytes unpack to something else is
-        removed again: InputError names both digests.
+        That it unpacks to the diff_id is checked when it is, before a file of it can be seen (A24);
+        until then the layer's size is 0. A blob that nobody unpacks can only leave as it came.
         """
         with self._one_at_a_time(diff_id):
             layer = self.knows_blob(diff_id, digest, size)
             if layer is not None:
                 return layer
-            hasher = hashlib.sha256()
-            plain = Size()
             fd = self.store.open_blob(digest)
             try:
                 form = sniff(os.read(fd, 16))
             finally:
                 os.close(fd)
-            stream = decompress(self._open(digest), total=self.cap)
-            try:
-                fan_out(plain.counting(stream), [hasher.update], threads=size > INLINE)
-            except InputError:
-                self.store.remove_blob(digest)
-                raise
-            found = Digest(f"sha256:{hasher.hexdigest()}")
-            if found != diff_id:
-                self.store.remove_blob(digest)
-                raise _other_layer(digest, found, diff_id)
-            layer = Layer(diff_id, plain.total)
-            self._adopted(layer, f"foreign-{form}", (digest, size))
-            return layer
+            return self._adopted(Layer(diff_id, 0), f"foreign-{form}", (digest, size), True)
 
-    def _adopted(self, layer: Layer, name: str, blob: tuple[Digest, int]) -> None:
-        known = self._load(layer.diff_id) or LayerRecord(layer.size, foreign=True)
+    def _adopted(self, layer: Layer, name: str, blob: tuple[Digest, int], unproven: bool) -> Layer:
+        known = self._load(layer.diff_id)
+        if known is None or known.unproven:
+            known = LayerRecord(layer.size, foreign=True, unproven=unproven)
         known.blobs[name] = blob
         self._merge(layer.diff_id, known)
+        return layer
 
     def _take_in(
         self, diff_id: Digest, digest: Digest, size: int, source: Iterator[bytes]
@@ -477,6 +478,7 @@ class LayerStore:
                     blobs={**old.blobs, **new.blobs},
                     toc=new.toc or old.toc,
                     foreign=old.foreign,
+                    unproven=new.unproven and old.unproven,
                 )
             self.store.put_record(KIND, diff_id, new.value(), new.refs(diff_id))
 

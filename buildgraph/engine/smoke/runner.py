@@ -52,6 +52,7 @@ from buildgraph.engine.work import Outcome
 from buildgraph.errors import InputError, Interrupted
 from buildgraph.graph.keys import NodeKey
 from buildgraph.label import Label
+from buildgraph.oci.chains import sized
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Image, Platform
 from buildgraph.sandbox.host import SandboxHost
@@ -183,7 +184,7 @@ class SmokeRunner:
             label: assemble(each, outcomes, self.epoch) for label, each in plan.plans.items()
         }
         out |= {name: Image(config, chain) for name, (config, chain) in plan.outside.items()}
-        return out
+        return {n: Image(i.config, sized(self.layers, i.chain)) for n, i in out.items()}
 
     def _once(
         self, target: SmokeTarget, images: Mapping[ServiceImage, Image], key: NodeKey
