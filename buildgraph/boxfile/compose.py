@@ -21,7 +21,8 @@ from buildgraph.boxfile.smoke_fields import Errors, Fields, text_or_none
 from buildgraph.boxfile.smoke_schema import REFUSED, SERVICE, SERVICE_NAME
 from buildgraph.boxfile.smoke_services import read_service
 from buildgraph.boxfile.target import Value
-from buildgraph.boxfile.values import Keys, Scope, found, parse_fields, quoted
+from buildgraph.boxfile.values import Keys, Scope, parse_fields
+from buildgraph.boxfile.wording import found, quoted
 from buildgraph.errors import Location
 from buildgraph.label import DEFAULT_NAME, Label, join
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from buildgraph.boxfile import schema, values, yaml
+from buildgraph.boxfile import schema, values, wording, yaml
 from buildgraph.boxfile.rendering import STAMP, Names, Surroundings
 from buildgraph.boxfile.target import Value, text_of
 from buildgraph.boxfile.template import is_template
@@ -64,7 +64,7 @@ def read_header(entry: yaml.Entry, scope: values.Scope, around: Surroundings | N
         schema.WORKSPACE.fields, "workspace", schema.LATER_WORKSPACE, extensions=True
     )
     if not isinstance(entry.value, yaml.Mapping):
-        words = values.found(entry.value)
+        words = wording.found(entry.value)
         scope.error(
             f"workspace: expected a mapping, found {words}",
             entry.value.where,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from buildgraph.boxfile import schema, values, yaml
+from buildgraph.boxfile import schema, values, wording, yaml
 from buildgraph.boxfile.header import Header, RegistryEntry, read_header
 from buildgraph.boxfile.making import BOXFILE, Draft, Maker, in_package, visibility_of
 from buildgraph.boxfile.rendering import Surroundings
@@ -94,7 +94,7 @@ class _Loader(Maker):
         if not isinstance(root, yaml.Mapping):
             hint = "put a space after ':'" if ":" in root.where.text else None
             self.scope.error(
-                f"expected keys such as 'targets:', found {values.found(root)}", root.where, hint
+                f"expected keys such as 'targets:', found {wording.found(root)}", root.where, hint
             )
             return None
         # A backslash may be a brace in the end.
@@ -143,7 +143,7 @@ class _Loader(Maker):
         if entry is None or (isinstance(entry.value, yaml.Scalar) and entry.value.empty):
             return
         if not isinstance(entry.value, yaml.Mapping):
-            words = values.found(entry.value)
+            words = wording.found(entry.value)
             self.scope.error(f"package: expected a mapping, found {words}", entry.value.where)
             return
         keys = values.Keys(schema.PACKAGE, "package", others=(schema.DEFAULTS,))
@@ -155,7 +155,7 @@ class _Loader(Maker):
         if defaults is None:
             return
         if not isinstance(defaults.value, yaml.Mapping):
-            words = values.found(defaults.value)
+            words = wording.found(defaults.value)
             self.scope.error(
                 f"defaults: expected a mapping of rules to attributes, found {words}",
                 defaults.value.where,
@@ -172,7 +172,7 @@ class _Loader(Maker):
             hint = f"write defaults: {{image: {{{name}: …}}}}" if name in own else None
             self.refuse_rule(name, entry.key.where, hint)
         elif not isinstance(entry.value, yaml.Mapping):
-            words = values.found(entry.value)
+            words = wording.found(entry.value)
             self.scope.error(f"defaults.{name}: expected a mapping, found {words}", entry.key.where)
         else:
             spec = self.spec(name)
@@ -180,7 +180,7 @@ class _Loader(Maker):
             for one in entry.value.entries:
                 if one.key.text not in known:
                     hint = self.scope.near(one.key.text, known)
-                    message = f"defaults.{name} has no key {values.found(one.key)}"
+                    message = f"defaults.{name} has no key {wording.found(one.key)}"
                     self.scope.error(message, one.key.where, hint)
             self.defaults[name] = entry.value.entries
 
@@ -201,7 +201,7 @@ class _Loader(Maker):
                 message = f"{name!r} belongs to a target"
                 hint: str | None = f"move it below 'targets:', into a target such as {DEFAULT_NAME}"
             else:
-                message = f"a Boxfile has no key {values.found(entry.key)}"
+                message = f"a Boxfile has no key {wording.found(entry.key)}"
                 hint = self.scope.near(name, _FILE_KEYS)
             self.scope.error(message, entry.key.where, hint)
 
@@ -209,7 +209,7 @@ class _Loader(Maker):
         if isinstance(node, yaml.Scalar) and node.empty:
             return
         if not isinstance(node, yaml.Mapping):
-            words = values.found(node)
+            words = wording.found(node)
             self.scope.error(
                 f"targets: expected a mapping of names to targets, found {words}", node.where
             )
@@ -219,16 +219,16 @@ class _Loader(Maker):
             problem = "'@' starts a matrix suffix" if "@" in name else name_problem(name)
             if problem:
                 self.scope.error(
-                    f"{values.quoted(name)} cannot name a target: {problem}", entry.key.where
+                    f"{wording.quoted(name)} cannot name a target: {problem}", entry.key.where
                 )
             if isinstance(entry.value, yaml.Mapping):
                 yield Draft(name, entry.key.where, entry.value.entries)
             elif isinstance(entry.value, yaml.Scalar) and entry.value.empty:
                 yield Draft(name, entry.key.where, ())
             else:
-                words = values.found(entry.value)
+                words = wording.found(entry.value)
                 self.scope.error(
-                    f"target {values.quoted(name)}: expected a mapping, found {words}",
+                    f"target {wording.quoted(name)}: expected a mapping, found {words}",
                     entry.value.where,
                 )
 
@@ -242,7 +242,7 @@ class _Loader(Maker):
         for entry in entries:  # nothing here looks like a target: a misspelt key of the file
             hint = self.scope.near(entry.key.text, sorted((*_FILE_KEYS, *own)))
             self.scope.error(
-                f"a Boxfile has no key {values.found(entry.key)}", entry.key.where, hint
+                f"a Boxfile has no key {wording.found(entry.key)}", entry.key.where, hint
             )
 
 

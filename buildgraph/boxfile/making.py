@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from buildgraph import limits
-from buildgraph.boxfile import calls, schema, values, yaml
+from buildgraph.boxfile import calls, schema, values, wording, yaml
 from buildgraph.boxfile.extends import Inheritance, Named, merge, size
 from buildgraph.boxfile.header import Header, names_of
 from buildgraph.boxfile.matrix import Variant, suffix, variants
@@ -193,7 +193,7 @@ class Maker:
         """Complain that there is no such rule."""
         near = hint or self.scope.near(name, self.rules)
         hint = near or "rules: " + ", ".join(sorted(self.rules))
-        self.scope.error(f"there is no rule {values.quoted(name)}", where, hint)
+        self.scope.error(f"there is no rule {wording.quoted(name)}", where, hint)
 
     def _variants(self, draft: Draft, rule: str) -> None:
         """Add a target, or one for each variant of its matrix and a group of them."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from buildgraph.boxfile import schema, values, yaml
+from buildgraph.boxfile import schema, values, wording, yaml
 from buildgraph.boxfile.rendering import STAMP
 from buildgraph.boxfile.schema import Attribute, Bool, ByShape, Choice, ListOf, MapOf, Record, Text
 from buildgraph.boxfile.target import Value, text_of
@@ -132,7 +132,7 @@ def read_rule(text: str, path: str, name: str) -> schema.RuleSpec:
     for entry in image:
         if entry.key.text not in {attribute.name for attribute in _INHERITED}:
             hint = scope.near(entry.key.text, [attribute.name for attribute in _INHERITED])
-            scope.error(f"image has no key {values.found(entry.key)}", entry.key.where, hint)
+            scope.error(f"image has no key {wording.found(entry.key)}", entry.key.where, hint)
     targets = tuple(_further(_entries(root, "targets", scope), scope))
     if scope.errors or body is None or not isinstance(body.value, yaml.Scalar):
         raise _all(scope.errors)
@@ -249,7 +249,9 @@ def _entries(root: yaml.Mapping, name: str, scope: values.Scope) -> tuple[yaml.E
         return ()
     if isinstance(entry.value, yaml.Mapping):
         return entry.value.entries
-    scope.error(f"{name}: expected a mapping, found {values.found(entry.value)}", entry.value.where)
+    scope.error(
+        f"{name}: expected a mapping, found {wording.found(entry.value)}", entry.value.where
+    )
     return ()
 
 
@@ -261,9 +263,9 @@ def _further(
         name, where = entry.key.text, entry.key.where
         problem = "'@' starts a matrix suffix" if "@" in name else name_problem(name)
         if problem:
-            scope.error(f"{values.quoted(name)} cannot end a target's name: {problem}", where)
+            scope.error(f"{wording.quoted(name)} cannot end a target's name: {problem}", where)
         elif not isinstance(entry.value, yaml.Mapping):
-            words = values.found(entry.value)
+            words = wording.found(entry.value)
             scope.error(f"{name}: expected a mapping, found {words}", entry.value.where)
         else:
             refused = {one.name for one in schema.STRUCTURE}

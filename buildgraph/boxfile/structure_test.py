@@ -24,7 +24,8 @@ from buildgraph.boxfile.smoke import (
 )
 from buildgraph.boxfile.smoke_fields import Errors, Fields, check_expression, plain
 from buildgraph.boxfile.target import Value
-from buildgraph.boxfile.values import Keys, Scope, found, parse_fields
+from buildgraph.boxfile.values import Keys, Scope, parse_fields
+from buildgraph.boxfile.wording import found
 
 _TEXT: Final = Text(multiline=True)
 _TEXTS: Final = ListOf(_TEXT)

@@ -27,6 +27,7 @@ from buildgraph.boxfile.target import (
 )
 from buildgraph.boxfile.template import Template, is_template
 from buildgraph.boxfile.visibility import PRIVATE, PUBLIC
+from buildgraph.boxfile.wording import found, quoted, wanted
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
 from buildgraph.label import join, parse_label, parse_pattern
 
@@ -53,7 +54,6 @@ _NANOSECONDS: Final = {
 }
 _UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _HINTS: Final = 100
-_QUOTED: Final = 80
 _YES_AND_NO: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -453,7 +453,7 @@ def _path(
     elif path is None:
         problem = f"{quoted(text)} leaves the workspace"
     elif not text or (isinstance(kind, schema.FilePath) and (not path or text.endswith("/"))):
-        problem = f"{quoted(text)} is not {_wanted(kind)}"
+        problem = f"{quoted(text)} is not {wanted(kind)}"
     if problem is None:
         return path
     scope.error(f"{name}: {problem}", node.where, hint)
@@ -464,7 +464,7 @@ def _matching(
     node: yaml.Scalar, pattern: re.Pattern[str], kind: schema.Type, name: str, scope: Scope
 ) -> str:
     if not pattern.fullmatch(node.text):
-        scope.error(f"{name}: {quoted(node.text)} is not {_wanted(kind)}", node.where)
+        scope.error(f"{name}: {quoted(node.text)} is not {wanted(kind)}", node.where)
     return node.text
 
 
@@ -473,59 +473,4 @@ def _wrong(
 ) -> None:
     if hint is None and isinstance(node, yaml.Scalar) and node.empty:
         hint = 'write "" for an empty text' if isinstance(kind, schema.Text) else None
-    scope.error(f"{name}: expected {_wanted(kind)}, found {found(node)}", node.where, hint)
-
-
-def quoted(text: str) -> str:
-    """Return a text of the user's for a message, cut where nobody would read on."""
-    return repr(text if len(text) <= _QUOTED else text[: _QUOTED - 1] + "…")
-
-
-def found(node: yaml.Node) -> str:
-    """Return words for what a node is."""
-    match node:
-        case yaml.Scalar():
-            if node.empty:
-                return "nothing"
-            return quoted(node.text)
-        case yaml.Sequence():
-            return "a list"
-        case yaml.Mapping():
-            return "a mapping"
-        case _:
-            assert_never(node)
-
-
-def _wanted(kind: schema.Type) -> str:
-    match kind:
-        case schema.Text():
-            return kind.expected
-        case schema.Choice():
-            return "one of " + ", ".join(kind.values)
-        case schema.ListOf(single=True):
-            return f"{_wanted(kind.item)} or a list of such"
-        case schema.ByShape():
-            ways = (kind.scalar, kind.sequence, kind.mapping)
-            return " or ".join(_wanted(way) for way in ways if way is not None)
-        case _:
-            return _WORDS[type(kind)]
-
-
-_WORDS: Final[dict[type[schema.Type], str]] = {
-    schema.Bool: "true or false",
-    schema.Int: "a whole number",
-    schema.Decimal: "a number above 0",
-    schema.Size: "a size such as 256M",
-    schema.Duration: "a duration such as 30s",
-    schema.LabelRef: "a label",
-    schema.PatternRef: "a label or a pattern",
-    schema.Audience: "public, private, a label or a pattern",
-    schema.ContextPlace: "a label, a directory or an OCI layout",
-    schema.FilePath: "the path of a file",
-    schema.DirPath: "the path of a directory",
-    schema.PackageName: "the name of a package",
-    schema.PlatformName: "a platform such as linux/amd64",
-    schema.ListOf: "a list",
-    schema.MapOf: "a mapping",
-    schema.Record: "a mapping",
-}
+    scope.error(f"{name}: expected {wanted(kind)}, found {found(node)}", node.where, hint)

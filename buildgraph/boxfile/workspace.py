@@ -15,6 +15,7 @@ from buildgraph.boxfile import loader, schema, yaml
 from buildgraph.boxfile.closure import Edge, dependency_order
 from buildgraph.boxfile.files import Files, Listing, is_workspace
 from buildgraph.boxfile.loader import BOXFILE, Header, Package, RegistryEntry, in_package
+from buildgraph.boxfile.problems import Problems, no_package
 from buildgraph.boxfile.rendering import Surroundings
 from buildgraph.boxfile.rule_files import RULE_NAME, SUFFIX, RuleTable, read_rule
 from buildgraph.boxfile.smoke import SmokeTarget, images_of
@@ -29,7 +30,7 @@ from buildgraph.boxfile.target import (
     image_target,
     references,
 )
-from buildgraph.errors import InputError, InputErrors, Location, did_you_mean, raise_all
+from buildgraph.errors import InputError, Location, did_you_mean
 from buildgraph.label import (
     DEFAULT_NAME,
     AllBelow,
@@ -194,7 +195,7 @@ class Workspace:
         pattern that matches nothing.
         """
         package = self.package_of(cwd) if os.path.isabs(cwd) else cwd
-        problems = _Problems(self._failed.get(""))
+        problems = Problems(self._failed.get(""))
         chosen: dict[Label, None] = {}
         for written in patterns:
             try:
@@ -230,7 +231,7 @@ class Workspace:
         Raises InputError for everything that is wrong on the way: Boxfiles, unknown targets,
         directories and Dockerfiles that are not there, and cycles, printed as the path round.
         """
-        problems = _Problems(self._failed.get(""))
+        problems = Problems(self._failed.get(""))
 
         def lookup(label: Label, where: Location | None) -> Target | None:
             try:
@@ -255,7 +256,7 @@ class Workspace:
         problems.raise_all()
         return order
 
-    def _visible(self, user: Target, edges: list[Edge], problems: _Problems) -> list[Edge]:
+    def _visible(self, user: Target, edges: list[Edge], problems: Problems) -> list[Edge]:
         """Complain of targets that `user` may not use; a group only collects."""
         for label, where in edges if user.rule != "group" else ():
             try:
@@ -323,7 +324,7 @@ class Workspace:
     def _load(self, path: str, where: Location | None) -> Package:
         listing = self._files.listing(path) if is_package(path) else _NOTHING
         if listing == _NOTHING:
-            raise self._no_package(path, where)
+            raise no_package(self._files, self.discover, path, where)
         name = in_package(path, BOXFILE)
         data = self._files.read(name, limits.BOXFILE_BYTES) if listing.boxfile else b""
         if path and is_workspace(data):
@@ -371,16 +372,6 @@ class Workspace:
         text = yaml.decode(self._files.read(path, limits.BOXFILE_BYTES), path)
         return read_rule(text, path, name)
 
-    def _no_package(self, path: str, where: Location | None) -> InputError:
-        if self._files.kind(path) == "directory":
-            names = f"{BOXFILE} or Dockerfile"
-            return InputError(f"there is no {names} in {path or '.'}/", where)
-        parent, _, name = path.rpartition("/")
-        hint = did_you_mean(path, self.discover())
-        if hint is None:
-            hint = did_you_mean(name, self._files.directories(parent))
-        return InputError(f"there is no directory {path!r}", where, hint)
-
     def _select(self, pattern: TargetPattern, where: Location | None) -> list[Label]:
         what = pattern.what
         match what:
@@ -414,8 +405,8 @@ class Workspace:
 
     def _all_below(self, prefix: str, where: Location | None) -> list[Label]:
         if prefix and self._files.kind(prefix) != "directory":
-            raise self._no_package(prefix, where)
-        problems = _Problems()
+            raise no_package(self._files, self.discover, prefix, where)
+        problems = Problems()
         found: list[Label] = []
         for path in self.discover(prefix):
             try:
@@ -437,7 +428,7 @@ class Workspace:
         if kind == "file":
             return self._user_of_dockerfile(what.path)
         if what.neighbour is None:
-            raise self._no_package(what.path, None)
+            raise no_package(self._files, self.discover, what.path, None)
         label = what.neighbour
         names = (*neighbours, *self._files.directories(label.package))
         raise InputError(
@@ -459,7 +450,7 @@ class Workspace:
 
     def _group_edges(self, group: GroupTarget) -> list[Edge]:
         chosen: dict[Label, Location] = {}
-        problems = _Problems()
+        problems = Problems()
         for member in group.members:
             try:
                 labels = self._select(member.pattern, member.where)
@@ -501,22 +492,3 @@ class Workspace:
             elif there != kind:
                 errors.append(InputError(f"{path or '.'!r} is not a {kind}", where))
         return errors
-
-
-class _Problems:
-    """Collects errors, each once, and raises them in the order of their places."""
-
-    def __init__(self, first: InputError | None = None):
-        self._errors: dict[tuple[str, Location | None], InputError] = {}
-        if first is not None:
-            self.add(first)
-
-    def add(self, error: InputError) -> None:
-        """Take an error, or each of several."""
-        for single in error.errors if isinstance(error, InputErrors) else (error,):
-            self._errors.setdefault((single.message, single.where), single)
-
-    def raise_all(self) -> None:
-        """Raise what was collected, if anything; what has no place comes first."""
-        nowhere = Location("")
-        raise_all(sorted(self._errors.values(), key=lambda error: error.where or nowhere))

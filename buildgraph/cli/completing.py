@@ -180,7 +180,7 @@ def _names(files: Files, package: str) -> Iterator[Candidate]:
 
     workspace = Workspace.open(files.root, rules=rule_specs())
     for name, target in workspace.package(package).targets.items():
-        yield name, target.doc or target.rule
+        yield name, target.doc or target.kind
 
 
 def _packages(files: Files, written: str) -> Iterator[Candidate]:

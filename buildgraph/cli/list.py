@@ -26,7 +26,7 @@ def command(targets: tuple[str, ...], as_json: bool) -> None:
         rows.append(
             {
                 "label": str(label),
-                "rule": target.rule,
+                "rule": target.kind,
                 "doc": target.doc,
                 "file": target.where.path,
                 "line": target.where.line,

@@ -71,14 +71,14 @@ class TargetUniverse:
 
     def kind(self, name: str) -> tuple[str, ...]:
         """Return the target's rule, alone and as Bazel writes it."""
-        rule = self.target(name).rule
+        rule = self.target(name).kind
         return rule, f"{rule} rule"
 
     def attribute(self, name: str, attribute: str) -> tuple[str, ...] | None:
         """Return the values of an attribute: items of a list one by one, entries as `key=value`."""
         target = self.target(name)
         if attribute == "rule":
-            return (target.rule,)
+            return (target.kind,)
         if attribute == "doc":
             return (target.doc,) if target.doc else ()
         value = target.attrs.get(attribute)
@@ -89,7 +89,7 @@ class TargetUniverse:
         target = self.target(name)
         return {
             "label": name,
-            "rule": target.rule,
+            "rule": target.kind,
             "doc": target.doc,
             "file": target.where.path,
             "line": target.where.line,

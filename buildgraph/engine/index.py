@@ -69,7 +69,7 @@ def encode(
             attributes = {n: list(texts(v)) for n, v in target.attrs.items() if v.data is not None}
             given = [name for name, value in target.attrs.items() if value.given]
         where = target.where
-        row = [label.package, label.name, target.rule, target.doc, where.path, where.line, needs]
+        row = [label.package, label.name, target.kind, target.doc, where.path, where.line, needs]
         targets.append([*row, attributes, given])
     paths = {*workspace.files_read, *(os.path.relpath(p, workspace.root) for p in more)}
     try:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from buildgraph.boxfile import schema, values
+from buildgraph.boxfile import schema, wording
 from buildgraph.boxfile.target import (
     DirContext,
     DockerfileAt,
@@ -249,8 +249,8 @@ def test_what_the_root_file_says(load: Load) -> None:
 def test_every_type_has_words() -> None:
     for kind in get_args(schema.Scalar):
         if kind not in (schema.Text, schema.Choice):
-            assert kind in values._WORDS
-    assert values._wanted(schema.Choice(("a", "b"))) == "one of a, b"
+            assert kind in wording._WORDS
+    assert wording.wanted(schema.Choice(("a", "b"))) == "one of a, b"
 
 
 def test_mistakes_are_told_in_these_words(load: Load, drawn: Drawn, update_golden: bool) -> None:

@@ -65,9 +65,7 @@ class FakeWorld:
     ran: Ran = field(default_factory=lambda: Ran(0, b"", b""))
     log: bytes = b""
     ends: list[Ended | None] = field(default_factory=lambda: [None])
-    config: ImageConfig = field(
-        default_factory=lambda: ImageConfig(Platform("linux", "amd64"))
-    )
+    config: ImageConfig = field(default_factory=lambda: ImageConfig(Platform("linux", "amd64")))
     layers: tuple[Layer, ...] = ()
     tree: dict[str, tuple[FileStat, bytes]] = field(default_factory=dict)
     over_at: float = 1e9

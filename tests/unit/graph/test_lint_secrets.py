@@ -40,7 +40,10 @@ HARMLESS = [
     ("id_rsa", b"a file of that name\n"),
     ("ca.pem", CERTIFICATE),
     ("public.key", PUBLIC),
-    (".env", b"PORT=80\nTOKEN=\nTOKEN_TTL=600000\nTOKEN_ENDPOINT=https://a\nPUBLIC_URL=https://x.example.com\n"),
+    (
+        ".env",
+        b"PORT=80\nTOKEN=\nTOKEN_TTL=600000\nTOKEN_ENDPOINT=https://a\nPUBLIC_URL=https://x.example.com\n",
+    ),
     (".env", b"PASSWORD=changeme\nSECRET=${SECRET_FROM_CI}\nAPI_KEY=<your key>\n"),
     (".env.example", b"API_KEY=abcdef0123\n"),
     ("app.env.sample", b"API_KEY=abcdef0123\n"),
