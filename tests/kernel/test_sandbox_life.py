@@ -320,6 +320,8 @@ def test_everything_killed_at_once_is_swept(rootbox: Any, open_tmp: Path) -> Non
     other.process.stdout.close()
     other.process.wait(10)
     traces.wait_for_death()
+    # It was written to until the end: places for networks are made ahead of need.
+    traces.versions = {version(record) for record in traces.records} - {None}
     assert traces.left_records(), "nobody was left to remove it"
     second = fresh(rootbox, open_tmp / "second").start()
     assert second.run("true", network="default").code == 0
