@@ -63,11 +63,12 @@ def attached(
         elif interactive:
             stdin = stack.enter_context(fed_pipe(sys.stdin.fileno()))
         came = stack.enter_context(caught_signals(window=terminal is not None))
+        # Before it starts: the first lines it writes go through our terminal as they are.
+        if tty and interactive and terminal is not None:
+            stack.enter_context(raw_terminal(terminal))
         ends = Ends(writer_to(1), None if tty else writer_to(2), stdin, terminal)
         container = start(ends)
         stack.callback(container.close)
-        if tty and interactive and terminal is not None:
-            stack.enter_context(raw_terminal(terminal))
         status = follow(container, came, terminal=terminal, grace=grace)
         if finish is not None:
             finish(container, status)

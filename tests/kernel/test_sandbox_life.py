@@ -225,7 +225,8 @@ def test_many_layers(box: Any, count: int) -> None:
 
 
 def test_more_layers_than_can_be_stacked(box: Any) -> None:
-    assert "flatten" in box.run("true", lowers=(box.image,) * 1000).error
+    many = tuple(box.lower({}) for _ in range(1000))  # the same one twice is stacked once
+    assert "flatten" in box.run("true", lowers=(*many, box.image)).error
 
 
 def test_opaque_directories_are_marked(box: Any) -> None:
