@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from buildgraph import limits
+from buildgraph.closing import Closing
 
 if TYPE_CHECKING:
     import ctypes
@@ -48,7 +49,7 @@ def clean(path: str) -> str:
     return "/".join(out)
 
 
-class Root:
+class Root(Closing):
     """A directory that paths are resolved in; `/` and `..` never lead out of it.
 
     Owns its file descriptor: close it, or use it as a context manager.
@@ -73,17 +74,6 @@ class Root:
             os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
             native=native,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the root's descriptor; a second call does nothing."""

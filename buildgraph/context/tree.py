@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
+from buildgraph.closing import Closing
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Observation, Row, fingerprint, settled
 from buildgraph.context.parallel import halves, in_threads
@@ -74,7 +74,7 @@ class NoStatCache:
         """Do nothing."""
 
 
-class ContextTree:
+class ContextTree(Closing):
     """A directory under ignore rules, as a `filetree.FileTree`. Close it when done.
 
     What the rules leave out does not exist here; a directory that they leave out exists where it
@@ -107,17 +107,6 @@ class ContextTree:
             raise InputError(f"cannot read the context {root}: {error.strerror}") from error
         self._top = _stat_of(os.fstat(self._root.fd), owners=owners)
         self._began_ns = time.time_ns()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the root; a second call does nothing."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from buildgraph.boxfile.loader import BOXFILE, DOCKERFILES
+from buildgraph.closing import Closing
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.filetree import FileStat, Kind
 from buildgraph.graph.ops import ContextSpec
@@ -176,19 +177,13 @@ def changes(base: Baseline) -> list[Change]:
 # --- waiting ----------------------------------------------------------------------------------
 
 
-class Waiter:
+class Waiter(Closing):
     """Waits until something may have changed in what a baseline names; a context manager."""
 
     def __init__(self, *, poll: bool = False) -> None:
         """With `poll` the kernel is not asked."""
         self._fd = -1
         self.polling = poll
-
-    def __enter__(self) -> Waiter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the watches back; idempotent."""

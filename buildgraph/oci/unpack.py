@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from buildgraph.closing import Closing
 from buildgraph.errors import HostError, InputError
 from buildgraph.filetree import Kind
 from buildgraph.oci.dirtree import NODE_XATTR, kept_xattr, node_value
@@ -64,7 +65,7 @@ class _Made:
     times: dict[str, int] = field(default_factory=dict)  # directories' mtimes, set at the end
 
 
-class Unpacker:
+class Unpacker(Closing):
     """Writes the members of one archive below an empty directory. Close it when done."""
 
     def __init__(self, directory: str, epoch: int, overlay: str, *, whiteouts: bool = True) -> None:
@@ -78,12 +79,6 @@ class Unpacker:
         self._overlay = overlay
         self._made = _Made()
         self._parents: dict[str, int] = {}
-
-    def __enter__(self) -> Unpacker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close every descriptor; a second call does nothing."""

@@ -11,9 +11,9 @@ import signal as signals
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
+from buildgraph.closing import Closing
 from buildgraph.errors import HostError
 from buildgraph.sandbox.running import ExitStatus, Output, Running, Streams
 from buildgraph.sandbox.spec import Limits, SandboxSpec
@@ -22,7 +22,7 @@ from buildgraph.sandbox.spec import Limits, SandboxSpec
 Join = Callable[[dict[str, Any], Streams, Limits, threading.Event | None], Running]
 
 
-class Container:
+class Container(Closing):
     """A running container; a context manager whose end kills it. Every method is thread-safe.
 
     `release` is called once, in the following thread, when every process is dead; it completes
@@ -51,17 +51,6 @@ class Container:
     def pid(self) -> int:
         """The number of its first process as seen from here; valid while it runs."""
         return self._running.pid
-
-    def __enter__(self) -> Container:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _follow(self) -> None:
         status = None

@@ -15,10 +15,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from buildgraph import kernel as k
+from buildgraph.closing import Closing
 from buildgraph.errors import BuildgraphError, HostError, NoEmulator
 from buildgraph.sandbox.cgroup import ControlGroups, SlotGroup
 from buildgraph.sandbox.container import Container, window_of
@@ -48,7 +48,7 @@ class _Slot:
     group: SlotGroup
 
 
-class SandboxHost:
+class SandboxHost(Closing):
     """Runs containers over one store; a context manager, used by many threads at once.
 
     `store_root` is the directory that holds every layer, upper and work. Nothing is started
@@ -91,17 +91,6 @@ class SandboxHost:
     def id_shift(self) -> int:
         """What is added to the ids of containers, as seen from here; complete after a start."""
         return self._machine.base
-
-    def __enter__(self) -> SandboxHost:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def prepare(self, *, network: bool = False, slots: int = 0) -> None:
         """Begin, in the background, what the first steps would wait for. Never raises.

@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 from buildgraph import kernel as k
+from buildgraph.closing import Closing
 from buildgraph.errors import HostError, InputError
 from buildgraph.sandbox import publish
 from buildgraph.sandbox.network_loop import Loop
@@ -84,7 +84,7 @@ class Attachment:
         return (f"nameserver {self.resolver}", "options ndots:0")
 
 
-class PrivateNetwork:
+class PrivateNetwork(Closing):
     """A network of containers; a context manager, used from any thread.
 
     Making one costs next to nothing: it gets ready in the background and the first use waits. With
@@ -117,17 +117,6 @@ class PrivateNetwork:
             raise
         finally:
             theirs.close()
-
-    def __enter__(self) -> PrivateNetwork:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove everything. Idempotent. Containers that still run lose their network."""

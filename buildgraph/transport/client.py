@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from buildgraph.closing import Closing
 from buildgraph.errors import InputError
 from buildgraph.transport.addresses import AddressPolicy, Zone, literal_zone, zone_of
 from buildgraph.transport.failures import Again, Refused, TooLarge, TransportError
@@ -32,7 +32,7 @@ _REDIRECTED: Final = frozenset({301, 302, 303, 307, 308})
 _DRAINED: Final = 64 * 1024  # a longer body of a redirect costs more than a new connection
 
 
-class Client:
+class Client(Closing):
     """Sends requests; threads may share it. Close it when done."""
 
     def __init__(
@@ -49,17 +49,6 @@ class Client:
     def close(self) -> None:
         """Close idle connections; idempotent, and the client can be used again."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def retries(self, request: Request) -> Retries:
         """Return the patience for one request, to be shared by all that is done for it."""

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self
 
+from buildgraph.closing import Closing
 from buildgraph.errors import HostError
 from buildgraph.transport.addresses import AddressPolicy
 from buildgraph.transport.failures import Again, Denied, NotFound, StatusError, Unreachable
@@ -103,7 +103,7 @@ class Stream(Protocol):
         """Keep the connection if the body was read to its end, else drop it; idempotent."""
 
 
-class Response:
+class Response(Closing):
     """An answer whose body is still to be read; a context manager. Close it.
 
     `url` is where the answer came from after redirects, `peer` the address of the other end, ""
@@ -160,17 +160,6 @@ class Response:
     def close(self) -> None:
         """Give the connection back or drop it; idempotent."""
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def status_error(url: Url, status: int, reason: str, headers: Headers, body: bytes) -> StatusError:

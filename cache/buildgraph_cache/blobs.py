@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import Protocol
 
+from buildgraph.closing import Closing
 from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_cache.disk import Disk, full_error, host_error, size_text
@@ -29,7 +29,7 @@ class _Hasher(Protocol):
     def digest(self) -> bytes: ...
 
 
-class BlobWriter:
+class BlobWriter(Closing):
     """A blob being written. Leaving the context without `commit` drops it.
 
     Bytes are hashed as they pass through `write`, but for the sha256 when `hashed` promises that
@@ -126,17 +126,6 @@ class BlobWriter:
             pass  # published meanwhile, or the next sweep takes it
         finally:
             release(fd)
-
-    def __enter__(self) -> BlobWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _hashes(self, digest: Digest | None) -> tuple[Digest, bytes]:
         if self._direct:

@@ -11,8 +11,8 @@ import fcntl
 import os
 import sqlite3
 import time
-from types import TracebackType
 
+from buildgraph.closing import Closing
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import Layout
@@ -22,7 +22,7 @@ from buildgraph_cache.session import Session
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class Lease:
+class Lease(Closing):
     """A promise of the store to keep what is used under it; ends with `close` or the process."""
 
     def __init__(self, session: Session, generation: int, fd: int, path: str) -> None:
@@ -44,17 +44,6 @@ class Lease:
             pass  # the next collection finds it unlocked
         finally:
             release(fd)
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def new_lease(session: Session) -> Lease:

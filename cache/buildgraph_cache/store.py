@@ -10,9 +10,9 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from buildgraph.closing import Closing
 from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.blobs import BlobWriter
 from buildgraph_cache.digest import Digest
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class Store:
+class Store(Closing):
     """An open store. Methods may be called from any thread, but not across fork(2).
 
     What is used outside a lease may be collected at any time, also by another process.
@@ -92,17 +92,6 @@ class Store:
             fd, self._root_fd = self._root_fd, -1
             os.close(fd)
             self._session.index.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def root(self) -> str:

@@ -20,7 +20,7 @@ PACKAGES = {
 
 # The lowest level first; a room may import rooms of lower levels only.
 LEVELS = (
-    ("label", "errors", "events", "limits", "filetree", "kernel", "rootpath", ""),
+    ("label", "errors", "events", "limits", "filetree", "kernel", "rootpath", "closing", ""),
     ("buildgraph_cache",),
     ("transport",),
     ("boxfile", "dockerfile", "context", "fetch", "oci", "sandbox"),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from types import TracebackType
 from typing import Final
 
+from buildgraph.closing import Closing
 from buildgraph.engine.treewalk import Found, follow
 from buildgraph.errors import HostError, InputError
 from buildgraph.filetree import FileStat, Kind, name_order
@@ -30,23 +30,12 @@ _NOBODY: Final = 65534
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 
-class ContainerFiles:
+class ContainerFiles(Closing):
     """A FileTree; a context manager. `shift` is what the host adds to the container's ids."""
 
     def __init__(self, root: int, shift: int):
         self._root = Root(root)
         self._shift = shift
-
-    def __enter__(self) -> ContainerFiles:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the container's root. Idempotent."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 
+from buildgraph.closing import Closing
 from buildgraph.engine.container.files import ContainerFiles
 from buildgraph.engine.container.process import identity
 from buildgraph.oci.rootview import RootView
@@ -16,7 +16,7 @@ from buildgraph.sandbox.host import Container, ExitStatus, Output
 from buildgraph.sandbox.spec import SandboxSpec
 
 
-class ImageContainer:
+class ImageContainer(Closing):
     """A container of an image; a context manager whose end kills it and drops what it wrote.
 
     Every method may be called from any thread.
@@ -42,17 +42,6 @@ class ImageContainer:
         self._stack = stack
         self._shift = shift
         self._home_is_given = home_is_given
-
-    def __enter__(self) -> ImageContainer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def spec(self) -> SandboxSpec:

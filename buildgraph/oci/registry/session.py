@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import quote
 
+from buildgraph.closing import Closing
 from buildgraph.errors import HostError
 from buildgraph.oci.registry.challenge import scope_of
 from buildgraph.oci.registry.credentials import Credentials, CredentialStore
@@ -46,7 +47,7 @@ class Spoken:
         return f"{self.origin}/{self.endpoint.repository}"
 
 
-class Registries:
+class Registries(Closing):
     """All registries of one command; threads may share it. Close it when done.
 
     Nothing is sent before the first question. Every place is asked once by `GET /v2/`: that tells
@@ -77,12 +78,6 @@ class Registries:
     def close(self) -> None:
         """Close idle connections; idempotent."""
         self.client.close()
-
-    def __enter__(self) -> Registries:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def _tls_of(self, origin: Origin) -> Tls:
         return self._tls.get(origin, Tls())
