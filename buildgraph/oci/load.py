@@ -6,17 +6,16 @@ digest, size and diff_id (A23, A24). What was verified once is not read again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildgraph import limits
 from buildgraph.errors import InputError, did_you_mean
-from buildgraph.oci.config import INDEXES, parse_config, parse_index, parse_manifest
+from buildgraph.oci.config import INDEXES, parse_index
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.layout import IMAGE_NAME, REF_NAME, Layout
-from buildgraph.oci.platforms import serves
+from buildgraph.oci.manifests import choose_manifest, image_parts, is_attestation
 from buildgraph.oci.types import Chain, Descriptor, Image, Layer, Platform
 from buildgraph_cache.digest import Digest
 
@@ -51,11 +50,11 @@ def resolve_manifest(layout: Layout, selector: str, platform: Platform) -> Descr
     found = _select(layout, selector)
     if len(found) == 1 and found[0].media_type not in INDEXES:
         return found[0]
-    return _for_platform(layout, found, platform, limits.INDEX_DEPTH)
+    return choose_manifest(found, platform, layout.document, str(layout.directory))
 
 
 def _select(layout: Layout, selector: str) -> list[Descriptor]:
-    entries = [entry for entry in layout.index().manifests if not _is_attestation(entry)]
+    entries = [entry for entry in layout.index().manifests if not is_attestation(entry)]
     if selector.startswith("sha256:"):
         found = [entry for entry in entries if entry.digest == selector]
         # a digest may name what stands in an index of the layout
@@ -103,75 +102,14 @@ def _nested(
     return []
 
 
-def _for_platform(
-    layout: Layout, entries: list[Descriptor], platform: Platform, depth: int
-) -> Descriptor:
-    seen: list[str] = []
-    best: tuple[int, Descriptor] | None = None
-    for entry in entries:
-        if entry.media_type in INDEXES:
-            if not depth:
-                raise InputError(f"{layout.directory}: indexes nested too deep")
-            inner = parse_index(layout.document(entry), entry.media_type).manifests
-            try:
-                return _for_platform(layout, list(inner), platform, depth - 1)
-            except _NoPlatform as error:
-                seen.extend(error.seen)
-        elif entry.platform is None:
-            return entry
-        elif (distance := serves(entry.platform, platform)) is not None:
-            if best is None or distance < best[0]:
-                best = (distance, entry)
-        elif not _is_attestation(entry):
-            seen.append(str(entry.platform))
-    if best is not None:
-        return best[1]
-    raise _NoPlatform(layout.directory, platform, seen)
-
-
-class _NoPlatform(InputError):
-    """No image for the platform; `seen` are those there are."""
-
-    def __init__(self, directory: Path, platform: Platform, seen: list[str]) -> None:
-        self.seen = seen
-        super().__init__(
-            f"{directory} has no image for {platform}",
-            hint=f"it has {', '.join(sorted(set(seen)))}" if seen else None,
-        )
-
-
-def _is_attestation(entry: Descriptor) -> bool:
-    return dict(entry.annotations).get("vnd.docker.reference.type") == "attestation-manifest"
-
-
-def _load(layout: Layout, descriptor: Descriptor, layer_store: LayerStore) -> LoadedImage:
-    what = f"manifest {descriptor.digest}"
-    manifest = parse_manifest(layout.document(descriptor), descriptor.media_type, what)
-    config, diff_ids = parse_config(
-        layout.document(manifest.config), f"image config {manifest.config.digest}"
-    )
-    if len(diff_ids) != len(manifest.layers):
-        raise InputError(
-            f"{what} has {len(manifest.layers)} layers, its config {len(diff_ids)} diff_ids"
-        )
+def _load(layout: Layout, manifest: Descriptor, layer_store: LayerStore) -> LoadedImage:
+    parts = image_parts(manifest, layout.document)
 
     def one(pair: tuple[Digest, Descriptor]) -> Layer:
         diff_id, blob = pair
-
-        def source() -> Iterator[bytes]:
-            return layout.chunks(blob)
-
-        return _import(layer_store, diff_id, blob, source)
+        return layer_store.import_blob(diff_id, blob.digest, blob.size, lambda: layout.chunks(blob))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="import") as pool:
-        layers = tuple(pool.map(one, zip(diff_ids, manifest.layers, strict=True)))
-    return LoadedImage(Image(config, Chain.of(layers)), descriptor, manifest.layers)
-
-
-def _import(
-    layer_store: LayerStore,
-    diff_id: Digest,
-    blob: Descriptor,
-    source: Callable[[], Iterator[bytes]],
-) -> Layer:
-    return layer_store.import_blob(diff_id, blob.digest, blob.size, source)
+        layers = tuple(pool.map(one, parts.layers))
+    blobs = tuple(blob for _, blob in parts.layers)
+    return LoadedImage(Image(parts.config, Chain.of(layers)), manifest, blobs)

@@ -14,17 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError, StoreCorrupt
-from buildgraph.oci.config import INDEXES, MANIFESTS, parse_config, parse_index, parse_manifest
+from buildgraph.oci.config import INDEXES, MANIFESTS
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.load import LoadedImage
-from buildgraph.oci.platforms import serves
+from buildgraph.oci.manifests import choose_manifest, image_parts
 from buildgraph.oci.reference import Reference
 from buildgraph.oci.registry.session import Registries, Repository, Spoken
 from buildgraph.oci.types import Chain, Descriptor, Image, Layer, Platform
@@ -34,12 +34,14 @@ from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_cache.objects import blob_ref
 
 KIND: Final = "image-name"
-ACCEPT: Final = ", ".join((*INDEXES, *MANIFESTS))
+DOCUMENTS: Final = (*INDEXES, *MANIFESTS)
+ACCEPT: Final = ", ".join(DOCUMENTS)
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 _DOWNLOADS: Final = 4  # layers at once, of all images together
 _DIGEST_HEADER: Final = "Docker-Content-Digest"
 
 Progress = Callable[[str, int, int], None]
+Pairs = tuple[tuple[Digest, Descriptor], ...]  # (diff_id, blob) of an image's layers
 
 
 class WrongBytes(TransportError):
@@ -184,7 +186,7 @@ class Puller:
                 said = response.headers.get(_DIGEST_HEADER)
                 size = response.headers.number("Content-Length")
                 kind = _plain_type(response.headers.get("Content-Type"))
-            if said and size is not None and kind in (*INDEXES, *MANIFESTS):
+            if said and size is not None and kind in DOCUMENTS:
                 digest = _digest(said, url.shown)
                 if self._store.has_blob(digest) and self._store.blob_size(digest) == size:
                     return Descriptor(kind, digest, size)
@@ -224,10 +226,9 @@ class Puller:
                 f"{url.shown} is a manifest of schema 1, which nothing can verify",
                 hint="push the image again with a builder of this decade",
             )
-        if kind not in (*INDEXES, *MANIFESTS):
-            inner = _own_type(data)
-            kind = inner if inner in (*INDEXES, *MANIFESTS) else kind
-        if kind not in (*INDEXES, *MANIFESTS):
+        if kind not in DOCUMENTS and (inner := _own_type(data)) in DOCUMENTS:
+            kind = inner
+        if kind not in DOCUMENTS:
             raise InputError(f"{url.shown} is {kind or 'of no known type'!r}, which is no image")
         self._store.put_blob(data)
         return Descriptor(kind, found, len(data))
@@ -240,70 +241,20 @@ class Puller:
         Raises InputError for a missing platform and for documents that are not what they must be.
         """
         reference = resolved.reference
-        manifest = self._for_platform(
-            reference, [resolved.descriptor], platform, limits.INDEX_DEPTH, []
-        )
-        what = f"manifest {manifest.digest}"
-        parsed = parse_manifest(self._document(reference, manifest), manifest.media_type, what)
-        config_data = self._document(reference, parsed.config)
-        config, diff_ids = parse_config(config_data, f"image config {parsed.config.digest}")
-        if len(diff_ids) != len(parsed.layers):
-            raise InputError(
-                f"{what} has {len(parsed.layers)} layers, its config {len(diff_ids)} diff_ids"
-            )
-        pairs = list(zip(diff_ids, parsed.layers, strict=True))
+
+        def read(descriptor: Descriptor) -> bytes:
+            return self._document(reference, descriptor)
+
+        manifest = choose_manifest([resolved.descriptor], platform, read, reference.familiar)
+        parts = image_parts(manifest, read)
         layers = []
-        for diff_id, blob in pairs:
+        for diff_id, blob in parts.layers:
             here = self._layers.knows_blob(diff_id, blob.digest, blob.size)
             if here is None:
-                self._offer(reference, pairs, diff_id)
+                self._offer(reference, parts.layers, diff_id)
             layers.append(here or Layer(diff_id, 0))
-        return LoadedImage(Image(config, Chain.of(tuple(layers))), manifest, parsed.layers)
-
-    def _for_platform(
-        self,
-        reference: Reference,
-        entries: Iterable[Descriptor],
-        platform: Platform,
-        depth: int,
-        seen: list[str],
-    ) -> Descriptor:
-        found = self._search(reference, entries, platform, depth, seen)
-        if found is None:
-            raise InputError(
-                f"{reference.familiar} has no image for {platform}",
-                hint=f"it has {', '.join(sorted(set(seen)))}" if seen else None,
-            )
-        return found
-
-    def _search(
-        self,
-        reference: Reference,
-        entries: Iterable[Descriptor],
-        platform: Platform,
-        depth: int,
-        seen: list[str],
-    ) -> Descriptor | None:
-        best: tuple[int, Descriptor] | None = None
-        for entry in entries:
-            if entry.media_type in INDEXES:
-                if not depth:
-                    raise InputError(f"{reference.familiar}: indexes nested too deep")
-                data = self._document(reference, entry)
-                inner = parse_index(data, entry.media_type, f"index {entry.digest}").manifests
-                found = self._search(reference, inner, platform, depth - 1, seen)
-                if found is not None:
-                    return found
-            elif entry.media_type not in MANIFESTS:
-                continue  # an artifact
-            elif entry.platform is None:
-                return entry
-            elif (distance := serves(entry.platform, platform)) is not None:
-                if best is None or distance < best[0]:
-                    best = (distance, entry)
-            elif entry.platform.os != "unknown":  # attestations call themselves that
-                seen.append(str(entry.platform))
-        return best[1] if best else None
+        blobs = tuple(blob for _, blob in parts.layers)
+        return LoadedImage(Image(parts.config, Chain.of(tuple(layers))), manifest, blobs)
 
     def _document(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """Return a document by its descriptor, from the store or else from the registry."""
@@ -312,7 +263,7 @@ class Puller:
             if descriptor.size > limits.MANIFEST_BYTES:
                 raise InputError(f"{digest} has {descriptor.size} bytes, too many for a document")
             repository = self._repository(reference)
-            if descriptor.media_type in (*INDEXES, *MANIFESTS):
+            if descriptor.media_type in DOCUMENTS:
                 repository.first_of(
                     repository.for_digest(),
                     lambda spoken: self._fetch(repository, spoken, str(digest), digest),
@@ -331,16 +282,14 @@ class Puller:
 
     # --- layers -------------------------------------------------------------------------------
 
-    def _offer(
-        self, reference: Reference, pairs: list[tuple[Digest, Descriptor]], diff_id: Digest
-    ) -> None:
+    def _offer(self, reference: Reference, pairs: Pairs, diff_id: Digest) -> None:
         def bring() -> Layer:
             self._start(reference, pairs)
             return self._coming[diff_id].result()
 
         self._layers.offer(diff_id, bring)
 
-    def _start(self, reference: Reference, pairs: list[tuple[Digest, Descriptor]]) -> None:
+    def _start(self, reference: Reference, pairs: Pairs) -> None:
         """Start the download of every layer of an image that is neither here nor coming."""
         with self._lock:
             if self._pool is None:

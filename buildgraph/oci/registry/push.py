@@ -21,10 +21,9 @@ from typing import Final, Literal
 from urllib.parse import quote
 
 from buildgraph.errors import BuildFailed, HostError
-from buildgraph.oci.config import INDEXES, MANIFESTS
 from buildgraph.oci.image import Artifact
 from buildgraph.oci.registry.challenge import scope_of
-from buildgraph.oci.registry.pull import ACCEPT
+from buildgraph.oci.registry.pull import ACCEPT, DOCUMENTS
 from buildgraph.oci.registry.session import Registries, Repository, Spoken
 from buildgraph.oci.types import Descriptor
 from buildgraph.transport.failures import Again, Denied, NotFound, StatusError, TransportError
@@ -131,7 +130,7 @@ class Pusher:
         sources: dict[Digest, tuple[str, ...]],
     ) -> int:
         """Send what is missing; return how many bytes that were."""
-        blobs = [b for b in artifact.blobs if b.media_type not in (*INDEXES, *MANIFESTS)]
+        blobs = [b for b in artifact.blobs if b.media_type not in DOCUMENTS]
         stop = threading.Event()
 
         def one(blob: Descriptor) -> int:
@@ -186,7 +185,7 @@ class Pusher:
 
     def _manifests(self, repository: Repository, spoken: Spoken, artifact: Artifact) -> None:
         for blob in artifact.blobs:
-            if blob.media_type in (*INDEXES, *MANIFESTS) and blob.digest != artifact.top.digest:
+            if blob.media_type in DOCUMENTS and blob.digest != artifact.top.digest:
                 self._put_manifest(repository, spoken, blob, blob.digest)
 
     def _put_manifest(
