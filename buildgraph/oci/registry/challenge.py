@@ -12,7 +12,6 @@ Source: RFC 9110 section 11; the distribution project's "Token Authentication Sp
 from __future__ import annotations
 
 import base64
-import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from urllib.parse import urlencode, urlsplit
 
 from buildgraph.errors import HostError
 from buildgraph.oci.registry.credentials import Credentials
+from buildgraph.transport.addresses import Zone, literal_zone
 
 CLIENT_ID: Final = "buildgraph"
 _DEFAULT_SECONDS: Final = 60.0  # what a token without expires_in is good for
@@ -185,8 +185,4 @@ def is_private(host: str) -> bool:
     """Say whether a host is a literal address (or `localhost`) that is not the public network's."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return not address.is_global
+    return (literal_zone(host.strip("[]")) or Zone.PUBLIC) > Zone.PUBLIC

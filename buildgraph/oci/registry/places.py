@@ -11,7 +11,6 @@ Source: containers-registries.conf(5), containers-certs.d(5), containerd's hosts
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError, Location
 from buildgraph.oci.reference import DEFAULT_DOMAIN
+from buildgraph.transport.urls import is_loopback_name
 
 Scheme = Literal["https", "http"]
 Use = Literal["all", "digest", "tag"]
@@ -340,13 +340,7 @@ def _rule_files(environ: Mapping[str, str], mine: str, etc: str) -> list[str]:
 
 def is_loopback(host: str) -> bool:
     """Say whether `host[:port]` is `localhost` or a literal loopback address (A34)."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return is_loopback_name(urlsplit(f"//{host}").hostname or "")
 
 
 def schemes_of(host: str, *, insecure: bool = False) -> tuple[Scheme, ...]:
