@@ -39,17 +39,14 @@ def _registries() -> Iterator[str]:
     """Yield how each registry is spoken to that anything is configured for, as one view."""
     from buildgraph.boxfile.files import find_root
     from buildgraph.boxfile.workspace import Workspace
-    from buildgraph.engine.images import setting_of
+    from buildgraph.engine.images import registry_settings
     from buildgraph.errors import BuildgraphError
     from buildgraph.oci.registry.credentials import CredentialStore
     from buildgraph.oci.registry.places import Places
 
     try:
         root = find_root(os.getcwd())
-        entries = Workspace.open(root).registries.items() if root else ()
-        settings = {
-            host: setting_of(root or "", e.mirrors, e.insecure, e.ca) for host, e in entries
-        }
+        settings = registry_settings(Workspace.open(root)) if root else {}
         places = Places(os.environ, settings)
         known = CredentialStore(os.environ)
         for name in places.configured():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from buildgraph.label import Label
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Platform
 from buildgraph_cache.digest import Digest
+
+if TYPE_CHECKING:
+    from buildgraph_rules.debian.lock import Pins
 
 
 @click.command("lock")
@@ -42,7 +46,7 @@ def command(
     are. Without TARGETS the whole workspace. Asks registries and archives. A build then takes what
     is pinned and nothing else, until the lock is made anew.
     """
-    from buildgraph_rules.locking import lock, read_image_pins
+    from buildgraph_rules.locking import lock, read_workspace_pins
 
     whole = not targets
     with Session(Settings(store=store, pull=True), os.environ, os.getcwd()) as session:
@@ -50,23 +54,20 @@ def command(
         labels = workspace.expand(targets or ["//..."], session.package)
         closure = workspace.closure(labels)
         chosen = [t for t in closure if t.rule == "debian" and _matches(str(t.label), patterns)]
-        old = read_image_pins(workspace.root)
-        images = _images(session, labels, patterns, old, whole=whole)
-        if not chosen and not images and not old:
+        old = read_workspace_pins(workspace.root)
+        images = _images(session, labels, patterns, old, chosen, whole=whole)
+        if not chosen and not images and not old.images:
             raise InputError(
                 "there is nothing to pin: no image from a registry and no packages"
                 if not patterns
                 else f"nothing from outside is called {' or '.join(patterns)}"
             )
-        result = lock(
-            workspace.root,
-            chosen,
-            lambda target: _platforms(target, session.host),
-            session.store,
-            images=images,
-            write=not check,
-            progress=lambda text, done, total: None,
-        )
+        found = [
+            session.rules.resolve(target, platform)
+            for target in chosen
+            for platform in _platforms(target, session.host)
+        ]
+        result = lock(workspace.root, old, found, images, write=not check)
         session.store.sync()
     for line in result.lines:
         click.echo(line)
@@ -81,17 +82,25 @@ def _images(
     session: Session,
     labels: Sequence[Label],
     patterns: Sequence[str],
-    old: dict[str, Digest],
+    old: Pins,
+    chosen: Sequence[Target],
     *,
     whole: bool,
 ) -> dict[str, Digest]:
-    """Return all image pins the lock is to have, asking registries for those that are meant."""
-    session.images.pins = {n: d for n, d in old.items() if patterns and not _matches(n, patterns)}
-    session.pins_are_set = True
-    session.prepare(session.workspace, labels, lambda event: None)
+    """Return all image pins the lock is to have, asking registries for those that are meant.
+
+    What is to be brought up to date counts as not pinned meanwhile.
+    """
+    from buildgraph_rules.debian.lock import Pins
+
+    renewed = {str(target.label) for target in chosen}
+    packages = {k: v for k, v in (old.packages or {}).items() if k[0] not in renewed}
+    images = {n: d for n, d in old.images.items() if patterns and not _matches(n, patterns)}
+    pins = Pins(packages, images)
+    session.prepare(session.workspace, labels, lambda event: None, pins=pins)
     found = session.images.resolved()
     # Names that nothing uses any more go, where the whole workspace was looked at.
-    return found if whole else {**old, **found}
+    return found if whole else {**old.images, **found}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

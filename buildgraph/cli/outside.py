@@ -41,18 +41,16 @@ def known_images(workspace: Workspace, store: str | None) -> Iterator[FindImage]
 
 
 def _open(stack: ExitStack, workspace: Workspace, store: str | None) -> OutsideImages:
-    from buildgraph.engine.images import OutsideImages, setting_of
+    from buildgraph.engine.images import OutsideImages
     from buildgraph.engine.prepare import DEFAULT_EPOCH
     from buildgraph.oci.layers import LayerStore
     from buildgraph_cache.store import Store
-    from buildgraph_rules.locking import read_image_pins
+    from buildgraph_rules.locking import read_workspace_pins
 
     path = store or default_store(os.environ, os.geteuid())
     opened = stack.enter_context(Store.open(path, fall_back=True))
     stack.enter_context(opened.lease())
     layers = LayerStore(opened, DEFAULT_EPOCH)
     images = stack.enter_context(OutsideImages(layers, os.environ, offline=True))
-    images.pins = read_image_pins(workspace.root)
-    for host, entry in workspace.registries.items():
-        images.settings[host] = setting_of(workspace.root, entry.mirrors, entry.insecure, entry.ca)
+    images.follow(workspace, read_workspace_pins(workspace.root).images)
     return images

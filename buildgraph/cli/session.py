@@ -22,7 +22,7 @@ from buildgraph.cli.places import default_store
 from buildgraph.engine.build import Builder, BuildOptions, BuildResult, Delivery
 from buildgraph.engine.copy_step import FileExecutor
 from buildgraph.engine.identify import Identifier
-from buildgraph.engine.images import OutsideImages, setting_of
+from buildgraph.engine.images import OutsideImages
 from buildgraph.engine.mounts import MountSources, SecretSource, read_secret
 from buildgraph.engine.prepare import (
     DEFAULT_EPOCH,
@@ -51,6 +51,7 @@ from buildgraph_cache.store import Store
 
 if TYPE_CHECKING:
     from buildgraph.fetch.git import Git
+    from buildgraph_rules.debian.lock import Pins
 
 T = TypeVar("T")
 
@@ -103,7 +104,6 @@ class Session:
         self.settings = settings
         self.environ = environ
         self.started = time.monotonic()
-        self.pins_are_set = False  # the images' pins are the caller's, not the lock file's
         self.cancel = threading.Event()  # set: everything under way ends
         self._stack = ExitStack()
         self._failed: list[FailedStep] = []
@@ -179,18 +179,23 @@ class Session:
         *,
         smokes: bool = False,
         tests: Sequence[Label] = (),
+        pins: Pins | None = None,
     ) -> Prepared:
         """Lower targets to a graph; rules and outside images are resolved on the way.
 
-        See `Preparer.prepare` for what `smokes` and `tests` mean.
+        See `Preparer.prepare` for what `smokes` and `tests` mean. `pins` count instead of those in
+        the workspace's lock file.
         """
         from buildgraph_rules.library import Rules
+        from buildgraph_rules.locking import read_workspace_pins
 
+        pins = read_workspace_pins(workspace.root) if pins is None else pins
         self.rules = Rules(
             self.store,
             self.layers,
             self.sandbox,
             workspace_root=workspace.root,
+            lock=pins.packages,
             offline=self.settings.offline,
             refresh=self.settings.pull,
             notice=lambda text: listener(ev.Notice(self.now(), text)),
@@ -200,15 +205,8 @@ class Session:
             op, config = self.rules.plan(target, platform)
             return RulePlan(op, config)
 
-        if not self.pins_are_set:
-            from buildgraph_rules.locking import read_image_pins
-
-            self.images.pins = read_image_pins(workspace.root)
         self.images.notice = lambda text: listener(ev.Notice(self.now(), text, "warning"))
-        for host, entry in workspace.registries.items():
-            self.images.settings[host] = setting_of(
-                workspace.root, entry.mirrors, entry.insecure, entry.ca
-            )
+        self.images.follow(workspace, pins.images)
         preparer = Preparer(
             workspace,
             epoch=self.epoch,

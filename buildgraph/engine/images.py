@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from buildgraph.boxfile.workspace import Workspace
 from buildgraph.errors import BuildgraphError, HostError, Interrupted, Location
 from buildgraph.graph.lower import ResolvedImage
 from buildgraph.oci.layers import LayerStore
@@ -54,8 +55,8 @@ class OutsideImages:
         self._cancel = cancel or threading.Event()
         self._progress = progress
         self.notice = notice
-        self.pins: dict[str, Digest] = {}
-        self.settings: dict[str, RegistrySetting] = {}
+        self._pins: Mapping[str, Digest] = {}
+        self._settings: Mapping[str, RegistrySetting] = {}
         self._registries: Registries | None = None
         self._puller: Puller | None = None
         self._told: set[str] = set()
@@ -84,7 +85,7 @@ class OutsideImages:
             from buildgraph.oci.registry.session import Registries
 
             self._registries = Registries(
-                Places(self._environ, self.settings),
+                Places(self._environ, self._settings),
                 CredentialStore(self._environ),
                 environ=self._environ,
                 cancel=self._cancel,
@@ -101,7 +102,7 @@ class OutsideImages:
                 self.registries,
                 self._layers,
                 offline=self._offline,
-                pins=self.pins,
+                pins=self._pins,
                 progress=self._progress,
             )
         return self._puller
@@ -109,6 +110,11 @@ class OutsideImages:
     def resolved(self) -> dict[str, Digest]:
         """Return what each name of a registry that was asked for means, by canonical name."""
         return dict(self._resolved)
+
+    def follow(self, workspace: Workspace, pins: Mapping[str, Digest]) -> None:
+        """Take what a workspace says of images: what names mean, and how to speak to registries."""
+        self._pins = pins
+        self._settings = registry_settings(workspace)
 
     def pusher(self) -> Pusher:
         """Return what pushes to them. Raises HostError where nothing may be sent."""
@@ -169,10 +175,17 @@ def split_layout(text: str) -> tuple[str, str]:
     return (head, tag) if colon and "/" not in tag else (text, "")
 
 
-def setting_of(
-    root: str, mirrors: tuple[str, ...], insecure: bool, ca: str | None
-) -> RegistrySetting:
-    """Return what a Boxfile says of a registry; `ca` is relative to the workspace's root."""
+def registry_settings(workspace: Workspace) -> dict[str, RegistrySetting]:
+    """Return what a workspace's Boxfile says of registries, by `host[:port]`."""
+    if not workspace.registries:
+        return {}
     from buildgraph.oci.registry.places import RegistrySetting
 
-    return RegistrySetting(mirrors, insecure, os.path.join(root, ca) if ca else None)
+    return {
+        host: RegistrySetting(
+            entry.mirrors,
+            entry.insecure,
+            os.path.join(workspace.root, entry.ca) if entry.ca else None,
+        )
+        for host, entry in workspace.registries.items()
+    }

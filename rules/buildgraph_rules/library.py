@@ -20,8 +20,7 @@ from buildgraph.oci.types import ImageConfig, Layer, Platform
 from buildgraph.sandbox.host import SandboxHost
 from buildgraph.sandbox.spec import Limits, SandboxSpec
 from buildgraph_cache.store import Store
-from buildgraph_rules.debian.lock import FILE_NAME
-from buildgraph_rules.locking import read_workspace_lock
+from buildgraph_rules.debian.lock import FILE_NAME, Lock
 
 if TYPE_CHECKING:
     from buildgraph_rules.debian.pins import Resolution
@@ -57,11 +56,15 @@ class Rules:
         sandbox: SandboxHost,
         *,
         workspace_root: str,
+        lock: Lock | None,
         offline: bool,
         refresh: bool,
         notice: Callable[[str], None],
     ):
-        """`refresh` asks the archives again; `notice` is told of what takes time before a build."""
+        """`lock` pins packages; `refresh` asks the archives again.
+
+        `notice` is told of what takes time before a build.
+        """
         self._store = store
         self._layers = layers
         self._sandbox = sandbox
@@ -71,7 +74,7 @@ class Rules:
         self._notice = notice
         self._resolved: dict[PackagesOp, Resolution] = {}
         self._indices: Indices = {}
-        self._lock = read_workspace_lock(workspace_root)
+        self._lock = lock
 
     def observed(self) -> list[str]:
         """Return the files and directories that decided which packages there are."""

@@ -5,17 +5,13 @@ resolved, nor print anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from buildgraph.boxfile.target import Target
 from buildgraph.errors import HostError
 from buildgraph.limits import LOCK_BYTES
-from buildgraph.oci.types import Platform
 from buildgraph_cache.digest import Digest
-from buildgraph_cache.store import Store
-from buildgraph_rules.debian import rule
-from buildgraph_rules.debian.lock import FILE_NAME, Lock, read_images, read_lock, write_lock
+from buildgraph_rules.debian.lock import FILE_NAME, Lock, Pins, read_pins, write_lock
 from buildgraph_rules.debian.pins import Resolution
 
 
@@ -28,67 +24,39 @@ class LockResult:
     lines: tuple[str, ...]
 
 
-def read_workspace_lock(root: str) -> Lock | None:
-    """Return the packages a workspace pins, None where it has no lock file. Raises InputError."""
-    text = _read(root)
-    return None if text is None else read_lock(text, FILE_NAME)
-
-
-def read_image_pins(root: str) -> dict[str, Digest]:
-    """Return the images a workspace pins, by their canonical names. Raises InputError."""
-    text = _read(root)
-    return {} if text is None else dict(read_images(text, FILE_NAME))
-
-
-def _read(root: str) -> str | None:
+def read_workspace_pins(root: str) -> Pins:
+    """Return what a workspace pins; nothing where it has no lock file. Raises InputError."""
     try:
         with open(os.path.join(root, FILE_NAME), "rb") as file:
             data = file.read(LOCK_BYTES + 1)
     except FileNotFoundError:
-        return None
+        return Pins()
     except OSError as error:
         raise HostError(f"cannot read {FILE_NAME}: {error.strerror}") from error
-    return data.decode("utf-8", "surrogateescape")
+    return read_pins(data.decode("utf-8", "surrogateescape"), FILE_NAME)
 
 
 def lock(
     root: str,
-    targets: Iterable[Target],
-    platforms: Callable[[Target], Iterable[Platform]],
-    store: Store,
+    old: Pins,
+    found: Iterable[Resolution],
+    images: Mapping[str, Digest],
     *,
-    images: Mapping[str, Digest] | None = None,
     write: bool,
-    progress: Callable[[str, int, int], None],
 ) -> LockResult:
-    """Resolve targets anew and write their pins; those of other targets stay as they are.
+    """Write pins: `found` beside those packages `old` has of other targets, and these images.
 
-    `images` are all images the lock is to hold; None leaves them as they are. Atomic: the old file
-    or the new one is there. Raises InputError, HostError.
+    Atomic: the old file or the new one is there. Raises HostError.
     """
-    old = dict(read_workspace_lock(root) or {})
-    new = dict(old)
-    indices: rule.Indices = {}
-    for target in targets:
-        for platform in platforms(target):
-            found = rule.resolve(
-                target,
-                platform,
-                store=store,
-                workspace=root,
-                refresh=True,
-                progress=progress,
-                known_indices=indices,
-            )
-            new[found.label, found.architecture] = found
+    before = dict(old.packages or {})
+    after = before | {(one.label, one.architecture): one for one in found}
     path = os.path.join(root, FILE_NAME)
-    had = read_image_pins(root)
-    have = had if images is None else images
-    before, after = write_lock(old.values(), had), write_lock(new.values(), have)
-    changed = before != after or not os.path.exists(path)
+    was, text = write_lock(before.values(), old.images), write_lock(after.values(), images)
+    changed = was != text or not os.path.exists(path)
     if changed and write:
-        _replace(path, after)
-    return LockResult(path, changed, (*_image_differences(had, have), *_differences(old, new)))
+        _replace(path, text)
+    lines = (*_image_differences(old.images, images), *_differences(before, after))
+    return LockResult(path, changed, lines)
 
 
 def _replace(path: str, text: str) -> None:

@@ -100,7 +100,6 @@ class Places:
             os.path.join(etc, "docker", "certs.d"),
         )
         self._hosts = (os.path.join(etc, "containerd", "certs.d"),)
-        self.files: list[str] = []  # that were read
         self._rules = self._read_rules(environ, mine, etc)
 
     def endpoints(self, domain: str, repository: str) -> tuple[Endpoint, ...]:
@@ -173,7 +172,6 @@ class Places:
                 names = sorted(os.listdir(place))
             except OSError:
                 continue
-            self.files.append(place)
             for name in names:
                 path = os.path.join(place, name)
                 if name.endswith(".crt"):
@@ -312,7 +310,6 @@ class Places:
             raise HostError(f"cannot read {path}: {error.strerror}") from error
         if len(data) > limits.REGISTRY_CONFIG_BYTES:
             raise InputError(f"{path} has more than {limits.REGISTRY_CONFIG_BYTES} bytes")
-        self.files.append(path)
         try:
             return tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

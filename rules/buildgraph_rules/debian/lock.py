@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from buildgraph.errors import InputError, Location
@@ -57,25 +57,34 @@ def write_lock(resolutions: Iterable[Resolution], images: Images | None = None) 
     return "".join(out)
 
 
-def read_lock(text: str, path: str) -> Lock:
-    """Return the resolutions of a lock. Raises InputError with the place of what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """All that a lock holds; `packages` None: there is no lock for them, or it does not count."""
+
+    packages: Lock | None = None
+    images: Images = field(default_factory=dict)
+
+
+def read_pins(text: str, path: str) -> Pins:
+    """Return what a lock holds. Raises InputError with the place of what is wrong."""
     if len(text) > LOCK_BYTES:
         raise InputError(f"the lock file is longer than {LOCK_BYTES} bytes", Location(path))
-    return _read(text, path).found
-
-
-def read_images(text: str, path: str) -> Images:
-    """Return the images of a lock. Raises InputError with the place of what is wrong."""
-    return _read(text, path).images
-
-
-def _read(text: str, path: str) -> _Reader:
     reader = _Reader(path)
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             reader.line(line, number)
     reader.end_target()
-    return reader
+    return Pins(reader.found, reader.images)
+
+
+def read_lock(text: str, path: str) -> Lock:
+    """Return the resolutions of a lock. Raises as `read_pins`."""
+    return read_pins(text, path).packages or {}
+
+
+def read_images(text: str, path: str) -> Images:
+    """Return the images of a lock. Raises as `read_pins`."""
+    return read_pins(text, path).images
 
 
 class _Reader:
