@@ -53,7 +53,7 @@ class Denied(StatusError):
 
 
 class Again(Exception):
-    """This attempt failed and another may not; never leaves this room.
+    """This attempt failed and another may not; raised in this room alone, and told to `Retries`.
 
     `after` is how many seconds the server asked us to wait.
     """

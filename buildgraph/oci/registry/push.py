@@ -263,6 +263,15 @@ def denied(repository: Repository, error: Denied) -> HostError:
     )
 
 
+def _is_final(error: TransportError) -> bool:
+    """Say whether asking again is of no use; 416 says that the registry stands elsewhere."""
+    return (
+        isinstance(error, StatusError)
+        and error.status < 500
+        and error.status not in (408, 416, 429)
+    )
+
+
 class _Lost(Exception):
     """The registry no longer knows an upload that was begun."""
 
@@ -337,12 +346,11 @@ class _Upload:
             try:
                 place, offset = self._piece(place, offset, length)
                 retries.progressed()
+            except NotFound as error:
+                raise _Lost from error
             except TransportError as error:
-                if isinstance(error, StatusError) and error.status not in (0, 416):
-                    if error.status == 404:
-                        raise _Lost from error
-                    if error.status < 500 and error.status not in (408, 429):
-                        raise
+                if _is_final(error):
+                    raise
                 retries.again(place.shown, Again(error.message))
                 place, offset = self._status(place, offset)
         self._finish(place, offset)
@@ -392,11 +400,9 @@ class _Upload:
             raise _Lost from error
         except Denied as error:
             raise denied(self._repository, error) from error
-        except StatusError as error:
-            if 400 <= error.status < 500 and error.status not in (408, 416, 429):
-                raise
-            raise _Lost from error
         except TransportError as error:
+            if _is_final(error):
+                raise
             raise _Lost from error
         self._pusher.grew(self._repository, self._blob, self._blob.size)
 
