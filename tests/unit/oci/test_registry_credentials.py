@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from buildgraph import limits
 from buildgraph.errors import HostError, InputError
 from buildgraph.oci.registry.credentials import Credentials, CredentialStore
 
@@ -154,6 +155,14 @@ def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, text: str) -> No
     with pytest.raises(InputError, match=r"config\.json") as failure:
         store(tmp_path, text).find("h")
     assert "bm9j" not in str(failure.value)
+
+
+def test_a_file_of_passwords_has_a_size(tmp_path: Path) -> None:
+    text = json.dumps({"auths": {"h": basic("me", "x")}})
+    most = store(tmp_path, text + " " * (limits.AUTH_FILE_BYTES - len(text)))
+    assert most.find("h") == Credentials("me", "x")
+    with pytest.raises(InputError, match="more than"):
+        store(tmp_path, text + " " * (limits.AUTH_FILE_BYTES - len(text) + 1)).find("h")
 
 
 def test_login_keeps_what_the_file_says(tmp_path: Path) -> None:

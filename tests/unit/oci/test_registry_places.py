@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from buildgraph import limits
 from buildgraph.errors import InputError
 from buildgraph.oci.registry.places import (
     Places,
@@ -225,6 +226,14 @@ def test_the_boxfile_decides_and_is_trusted_with_less(machine: Callable[..., Pla
 def test_a_damaged_file_is_named(machine: Callable[..., Places], text: str) -> None:
     with pytest.raises(InputError, match=r"registries\.conf"):
         machine({"etc/containers/registries.conf": text})
+
+
+def test_a_file_about_registries_has_a_size(machine: Callable[..., Places]) -> None:
+    name = "etc/containers/registries.conf"
+    most = CONF + "#" * (limits.REGISTRY_CONFIG_BYTES - len(CONF))
+    assert len(machine({name: most}).endpoints("example.com", "team/app")) == 3
+    with pytest.raises(InputError, match="more than"):
+        machine({name: most + "#"})
 
 
 @pytest.mark.parametrize(
