@@ -5,7 +5,6 @@ what we push others read; with TLS, passwords and tokens, and without any networ
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -173,8 +172,8 @@ def test_a_lock_pins_what_a_name_means(root_bench: Bench, home: Path) -> None:
         assert "out of date" in place.run("lock", "--check", *store, expect=1).stderr
         place.write("Boxfile.yaml", "workspace: {name: w}\n#\ntargets:\n  image: {}\n")
         assert place.build("//:image", *store).digests != first
-        other = place.run("lock", "--update", "nothing*", *store, expect=None)
-        assert line in place.read("Boxfile.lock"), other.stdout
+        place.run("lock", "--update", "nothing*", *store)
+        assert line in place.read("Boxfile.lock")
         assert "->" in place.run("lock", "--update", "pinned/*", *store).stdout
         assert line not in place.read("Boxfile.lock")
         place.write("Boxfile.lock", f"version 1\n{line}\n")
@@ -220,7 +219,7 @@ def test_pushing_again_sends_nothing_and_another_repository_mounts(
     assert "(there already)" in again.stdout
     uploads = server.home / "data/docker/registry/v2/repositories/m/two/_uploads"
     root_bench.run("build", *base, "-t", f"{server.host}/m/two:1", env=mine(home))
-    assert not uploads.exists() or not os.listdir(uploads)
+    assert not uploads.exists()
     call("skopeo", "inspect", "--tls-verify=false", f"docker://{server.host}/m/two:1")
 
 
