@@ -26,6 +26,7 @@ from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.load import LoadedImage
 from buildgraph.oci.manifests import choose_manifest, image_parts
 from buildgraph.oci.reference import Reference
+from buildgraph.oci.registry.homes import remember_home
 from buildgraph.oci.registry.session import Registries, Repository, Spoken
 from buildgraph.oci.types import Chain, Descriptor, Image, Layer, Platform
 from buildgraph.transport.failures import Denied, NotFound, TransportError
@@ -309,6 +310,7 @@ class Puller:
                 repository.for_digest(),
                 lambda spoken: self._download(repository, spoken, blob),
             )
+            remember_home(self._store, blob.digest, reference.name)
         return self._layers.adopt_blob(diff_id, blob.digest, blob.size)
 
     def _download(self, repository: Repository, spoken: Spoken, blob: Descriptor) -> None:

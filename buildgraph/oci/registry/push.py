@@ -23,6 +23,7 @@ from urllib.parse import quote
 from buildgraph.errors import BuildFailed, HostError
 from buildgraph.oci.image import Artifact
 from buildgraph.oci.registry.challenge import scope_of
+from buildgraph.oci.registry.homes import homes, remember_home
 from buildgraph.oci.registry.pull import ACCEPT, DOCUMENTS
 from buildgraph.oci.registry.session import Registries, Repository, Spoken
 from buildgraph.oci.types import Descriptor
@@ -40,8 +41,6 @@ _WHOLE: Final = 8 << 20  # up to this size a blob goes in one request
 _PIECE: Final = 32 << 20  # of a larger one
 _READ: Final = 1 << 20
 _RANGE: Final = re.compile(r"(?:bytes=)?0-(\d{1,18})\Z")
-_KIND: Final = "blob-home"
-_HOMES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class Pusher:
             try:
                 upload = _Upload(self, repository, spoken, blob)
                 count = upload.run(sources.get(blob.digest, ()))
-                self.remember_home(blob.digest, repository.domain, repository.path)
+                remember_home(self._store, blob.digest, repository.name)
                 return count
             except BaseException:
                 stop.set()
@@ -234,25 +233,6 @@ class Pusher:
             if found:
                 out[blob.digest] = found[:2]
         return out
-
-    def remember_home(self, digest: Digest, domain: str, path: str) -> None:
-        """Remember that a repository has a blob."""
-        remember_home(self._store, digest, f"{domain}/{path}")
-
-
-def homes(store: Store, digest: Digest) -> tuple[str, ...]:
-    """Return names of repositories that had a blob when it was last pulled or pushed."""
-    data = store.get_record(_KIND, digest)
-    return tuple(data.decode().split("\n")) if data else ()
-
-
-def remember_home(store: Store, digest: Digest, name: str) -> None:
-    """Remember that a repository has a blob; the last few are kept."""
-    known = homes(store, digest)
-    if store.read_only or known[:1] == (name,):
-        return
-    kept = [name, *(home for home in known if home != name)][:_HOMES]
-    store.put_record(_KIND, digest, "\n".join(kept).encode(), ())
 
 
 def denied(repository: Repository, error: Denied) -> HostError:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from buildgraph.errors import BuildFailed, BuildgraphError, HostError, InputError
+from buildgraph.oci.image import Artifact
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.registry import push as push_module
 from buildgraph.oci.registry.places import RegistrySetting
@@ -433,6 +434,19 @@ def test_a_blob_is_mounted_from_another_repository(here: Here, registry: Registr
     assert len(posts) == 2
     assert all("mount=sha256" in path and "from=a/b" in path for path in posts)
     assert not [a for a in registry.asked if a.method in ("PATCH",) or "uploads/u" in a.path]
+
+
+def test_what_was_pulled_is_mounted_from_where_it_came(here: Here, registry: Registry) -> None:
+    (blob,) = image(registry, 1000)
+    loaded = here.pull(registry)
+    registry.asked.clear()
+    artifact = Artifact(loaded.manifest, (*loaded.layers, loaded.manifest))
+    registry.fail("HEAD", "c/d/blobs", status(404))
+    with here.registries() as registries:
+        Pusher(registries, here.store).push(artifact, registry.host, "c/d", ("2",))
+    (post,) = [a.path for a in registry.asked if a.method == "POST"]
+    assert f"mount={blob}".replace(":", "%3A") in post.replace(":", "%3A")
+    assert "from=a/b" in post
 
 
 def test_our_own_damage_does_not_leave(here: Here, registry: Registry) -> None:
