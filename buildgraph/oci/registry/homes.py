@@ -1,8 +1,8 @@
 """Knows which repositories had a blob when it was last pulled or pushed; must not know how either
 is done.
 
-A push asks for such a blob to be mounted instead of sending it. A home is a hint: a registry that no
-longer has the blob there takes an upload instead.
+A push asks for such a blob to be mounted instead of sending it. A home is a hint: where the blob is
+gone the registry takes an upload instead.
 """
 
 from __future__ import annotations
