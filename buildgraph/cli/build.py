@@ -18,7 +18,7 @@ from buildgraph.cli.docker_flags import DOCKER, DockerCommand, said
 from buildgraph.cli.entry import Terminated, guarded, report
 from buildgraph.cli.flags import CONDUCT, INPUT, LOOKUP, RESULT, RUNNING, BuildFlags, flags
 from buildgraph.cli.lint_build import findings, last_line, refuse
-from buildgraph.cli.options import progress_mode, store_option
+from buildgraph.cli.options import store_option
 from buildgraph.cli.readers import Readers, open_readers
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener
@@ -52,7 +52,7 @@ def command(**given: Any) -> int:
     asked = BuildFlags(**given)
     notes = said(click.get_current_context())
     settings = settings_of(asked, os.environ)
-    progress = "quiet" if asked.quiet else progress_mode(asked.progress)
+    progress = "quiet" if asked.quiet else asked.progress
     if (asked.events or asked.junit) and (asked.dry_run or asked.check or asked.call != "build"):
         raise InputError("--events and --junit tell of a build, and nothing is to be built")
     if asked.check or asked.call != "build":

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from buildgraph.cli.options import PROGRESS_MODES
+from buildgraph.cli.options import progress_option
 from buildgraph.oci.handover.handed import ENGINES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -156,13 +156,7 @@ CONDUCT: tuple[Flag[Any], ...] = (
         help="Instead of building: check, outline or targets.",
     ),
     click.option("-q", "--quiet", is_flag=True, help="Print the image's id alone."),
-    click.option(
-        "--progress",
-        type=click.Choice(PROGRESS_MODES),
-        default="auto",
-        show_default=True,
-        help="How to show what goes on.",
-    ),
+    progress_option,
     click.option(
         "--events", metavar="FILE", help="Write what happens there, a JSON object a line."
     ),

@@ -13,8 +13,9 @@ from buildgraph.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# docker's words and ours; rawjson and none are docker's names of json and quiet.
-PROGRESS_MODES = ("auto", "tty", "plain", "json", "quiet", "rawjson", "none")
+# docker's words and ours.
+_PROGRESS_MODES = ("auto", "tty", "plain", "json", "quiet", "rawjson", "none")
+_OURS = {"rawjson": "json", "none": "quiet"}
 
 
 def store_option(command: F) -> F:
@@ -29,19 +30,15 @@ def store_option(command: F) -> F:
 
 
 def progress_option(command: F) -> F:
-    """Add `--progress MODE`."""
+    """Add `--progress MODE`; the command gets our word for it."""
     return click.option(
         "--progress",
-        type=click.Choice(PROGRESS_MODES),
+        type=click.Choice(_PROGRESS_MODES),
         default="auto",
         show_default=True,
+        callback=lambda _context, _parameter, word: _OURS.get(word, word),
         help="How to show what goes on.",
     )(command)
-
-
-def progress_mode(word: str) -> str:
-    """Return our word for a mode of `--progress`."""
-    return {"rawjson": "json", "none": "quiet"}.get(word, word)
 
 
 def parse_pairs(

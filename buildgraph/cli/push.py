@@ -16,7 +16,7 @@ import click
 from buildgraph import events as ev
 from buildgraph.cli.build import catch_signals
 from buildgraph.cli.entry import guarded, open_workspace, report
-from buildgraph.cli.options import progress_mode, progress_option, store_option
+from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.screen import Screen, make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.cli.test import tell
@@ -65,7 +65,6 @@ def command(
     targets count. Without -k one failure is enough that nothing is pushed. What a test passed is
     what is pushed, to the digest.
     """
-    progress = progress_mode(progress)
     if dry_run:
         workspace, package = open_workspace(os.getcwd())
         for plan in push_plans(workspace, package, targets):

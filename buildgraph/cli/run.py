@@ -20,7 +20,7 @@ from buildgraph.cli.attach import Ends, Runnable, attached, say_how_it_ended
 from buildgraph.cli.build import catch_signals
 from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded, report
-from buildgraph.cli.options import progress_mode, progress_option, store_option
+from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.recall import recallable, recalled, warn
 from buildgraph.cli.remember import put_answer, seen_by_run
 from buildgraph.cli.screen import make_listener
@@ -168,7 +168,7 @@ def command(
     options = options_of(flags, args, os.environ)
     ports = tuple(parse_publish(text) for text in flags.publish)
     settings = Settings(store=store)
-    return build_and_run(target, options, ports, flags, settings, progress_mode(progress))
+    return build_and_run(target, options, ports, flags, settings, progress)
 
 
 def options_of(flags: RunFlags, args: tuple[str, ...], environ: Any) -> RunOptions:

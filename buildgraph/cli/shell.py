@@ -11,7 +11,7 @@ import click
 
 from buildgraph.cli.build import catch_signals
 from buildgraph.cli.entry import guarded
-from buildgraph.cli.options import progress_mode, progress_option, store_option
+from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.run import RunFlags, built_image, options_of, run_image
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.prepare import Overrides
@@ -64,7 +64,7 @@ def command(
     options = options_of(flags, () if text is None else ("-c", text), os.environ)
     catch_signals()
     with Session(settings, os.environ, os.getcwd()) as session:
-        image = built_image(session, label, progress_mode(progress))
+        image = built_image(session, label, progress)
         if isinstance(image, int):
             return image
         # Volumes belong to containers; what a step sees is its layers.

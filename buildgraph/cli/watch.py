@@ -20,7 +20,7 @@ from buildgraph.boxfile.files import find_root
 from buildgraph.cli.build import catch_signals, run_build
 from buildgraph.cli.entry import EXIT_INTERRUPT, Terminated, guarded, open_workspace
 from buildgraph.cli.escape import no_commands, safe
-from buildgraph.cli.options import progress_mode, progress_option, store_option
+from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.session import OpenGraph, Session, Settings
 from buildgraph.cli.words import plural, seconds
 from buildgraph.engine.deliver import DeliveryOptions
@@ -67,10 +67,9 @@ def command(
     catch_signals()
     open_workspace(os.getcwd())  # what is wrong with it from the start is said once
     settings = Settings(store, jobs or 0, keep_going, offline=offline)
-    mode = progress_mode(progress)
 
     def cycle(told: _Told) -> int:
-        return _cycle(targets, settings, mode, test, told)
+        return _cycle(targets, settings, progress, test, told)
 
     with Waiter(poll=poll) as waiter:
         return _watch(cycle, waiter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -89,3 +90,13 @@ def test_flags_that_cannot_be_kept_are_refused_with_a_reason(flag: str, message:
     result = CliRunner().invoke(cli, ["build", "-", flag])
     assert (result.exit_code, "Traceback" in result.output) == (2, False)
     assert message in result.output
+
+
+@pytest.mark.parametrize("name", ["build", "test", "push", "run", "shell", "watch"])
+def test_dockers_words_for_progress_are_ours_in_every_command(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    context = click.Context(command)
+    (option,) = [one for one in command.params if one.name == "progress"]
+    found = [option.process_value(context, word) for word in ("rawjson", "none", "plain")]
+    assert found == ["json", "quiet", "plain"]
