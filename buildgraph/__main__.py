@@ -26,9 +26,9 @@ def main() -> None:
             return
         gc.enable()
     if arguments and arguments[0] == "__complete":
-        from buildgraph.cli.completion import answer as complete
+        from buildgraph.cli import completing
 
-        complete(arguments[1:])
+        completing.answer(arguments[1:])
         return
     # A graph is hundreds of thousands of small objects that live to the end: looking through them
     # again and again for circles took a third of planning 100,000 nodes.

@@ -9,14 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
+from buildgraph.cli.places import index_of
 from buildgraph.cli.unchanged import invocation_key, store_of
 
 
 def run_again(arguments: Sequence[str]) -> int | None:
     """Run what this very command ran last and return its exit code; None = go the whole way."""
     place = os.path.abspath(store_of(arguments))
-    index = os.path.join(place, "index.sqlite")
-    if not os.path.exists(index):
+    index = index_of(place)
+    if index is None:
         return None
     from buildgraph_cache.invocation import check
 

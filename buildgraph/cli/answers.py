@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from buildgraph.cli.escape import safe
-from buildgraph.engine.affected import Affected, Cause
-from buildgraph.graph.dag import Dag
+
+if TYPE_CHECKING:
+    from buildgraph.engine.affected import Affected, Cause
+    from buildgraph.graph.dag import Dag
 
 _SHOWN = 5
 

@@ -1,7 +1,8 @@
-"""Knows what may stand where the cursor is in a command line; must not know any shell's syntax.
+"""Knows what may stand where the cursor is in a command line; must not know the shells' scripts.
 
 A key is waiting for the answer, so of a workspace only directories are listed and only the Boxfile
-of the package that the word names is read; a command is imported only where its options matter.
+of the package that the word names is read; a command is imported only where its options matter,
+and what reads a workspace only where a target is asked for.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from buildgraph.boxfile.files import Files, find_root
+from buildgraph.cli.escape import safe
+from buildgraph.cli.places import say
 from buildgraph.errors import BuildgraphError
 from buildgraph.label import DEFAULT_NAME, is_package, join
 
 if TYPE_CHECKING:
     import click
+
+    from buildgraph.boxfile.files import Files
 
 Candidate = tuple[str, str]  # the word, and what it is in a few words
 
@@ -27,6 +31,29 @@ _NO_TARGETS: Final = frozenset(
 _SKIPPED: Final = frozenset(("node_modules", "__pycache__"))
 _LOOKS: Final = 500  # directories that are looked into for packages below, at most
 _MOST: Final = 1_000  # candidates
+
+
+def answer(arguments: list[str]) -> None:
+    """Print what the last word of a line may become; `arguments` are the shell, the line and, of
+    bash, the characters at which it cuts words.
+    """
+    shell, line, *more = [*arguments, "", ""][:3]
+    words = split(line)
+    out = []
+    for word, about in complete(words, os.getcwd()):
+        if safe(word) != word or any(c in word for c in "\n\t"):
+            continue
+        if shell == "bash":
+            out.append(_uncut(word, words[-1], more[0]))
+        else:
+            out.append(f"{word}\t{safe(about)}")
+    say("".join(f"{text}\n" for text in dict.fromkeys(out)))
+
+
+def _uncut(candidate: str, word: str, breaks: str) -> str:
+    """Return what bash wants: the part behind the last place where it cut the word."""
+    at = max((word.rfind(sign) for sign in ":=" if sign in breaks), default=-1)
+    return candidate[at + 1 :]
 
 
 def complete(words: list[str], cwd: str) -> list[Candidate]:
@@ -146,6 +173,8 @@ def _subcommands(name: str, words: list[str]) -> Iterator[Candidate]:
 
 
 def _targets(current: str, cwd: str) -> Iterator[Candidate]:
+    from buildgraph.boxfile.files import Files, find_root
+
     root = find_root(cwd)
     if root is None:
         return

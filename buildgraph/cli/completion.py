@@ -6,14 +6,11 @@ few words about it for shells that show them.
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Final
 
 import click
 
 from buildgraph.cli.entry import guarded
-from buildgraph.cli.escape import safe
 
 _BASH: Final = r"""# bash completion of buildgraph:  source <(buildgraph completion bash)
 _buildgraph() {
@@ -74,33 +71,3 @@ def command(shell: str) -> None:
     completion fish | source.
     """
     click.echo(SCRIPTS[shell], nl=False)
-
-
-def answer(arguments: list[str]) -> None:
-    """Print what the last word of a line may become; `arguments` are the shell, the line and, of
-    bash, the characters at which it cuts words.
-    """
-    from buildgraph.cli.completing import complete, split
-
-    shell, line, *more = [*arguments, "", ""][:3]
-    words = split(line)
-    found = complete(words, os.getcwd())
-    out = []
-    for word, about in found:
-        if safe(word) != word or any(c in word for c in "\n\t"):
-            continue
-        if shell == "bash":
-            out.append(_uncut(word, words[-1], more[0]))
-        else:
-            out.append(f"{word}\t{safe(about)}")
-    try:
-        sys.stdout.write("".join(f"{text}\n" for text in dict.fromkeys(out)))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _uncut(candidate: str, word: str, breaks: str) -> str:
-    """Return what bash wants: the part behind the last place where it cut the word."""
-    at = max((word.rfind(sign) for sign in ":=" if sign in breaks), default=-1)
-    return candidate[at + 1 :]

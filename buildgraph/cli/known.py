@@ -8,11 +8,10 @@ has changed) is left to the whole way, which knows how to say what is wrong.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 from buildgraph import __version__
-from buildgraph.cli.places import default_store
+from buildgraph.cli.places import default_store, index_of, say
 
 TYPE_CHECKING = False  # typing's own costs a module that the quick way does without
 if TYPE_CHECKING:
@@ -58,11 +57,7 @@ def answer(arguments: Sequence[str]) -> bool:
         return False
     if text is None:
         return False
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(text)
     return True
 
 
@@ -83,7 +78,7 @@ def keep(
     from buildgraph_cache.store import Store
 
     path = store or default_store(os.environ, os.geteuid())
-    if not os.path.exists(os.path.join(path, "index.sqlite")):
+    if index_of(path) is None:
         return
     try:
         data = encode(workspace, package, began_ns, reading, (*observed, *_upwards(workspace.root)))
@@ -113,7 +108,7 @@ def _key(reads: bool) -> str:
 
 
 def _read(store: str, reads: bool) -> bytes | None:
-    if not os.path.exists(os.path.join(store, "index.sqlite")):
+    if index_of(store) is None:
         return None
     from buildgraph.errors import BuildgraphError
     from buildgraph_cache.store import Store

@@ -1,11 +1,12 @@
-"""Knows where things are when nobody says; must not know what they hold.
+"""Knows where the store is when nobody says, and how to print; must not know what either holds.
 
-Imports nothing, because a build with nothing to do asks here.
+Imports next to nothing, because every quick answer begins here.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 
@@ -18,3 +19,19 @@ def default_store(environ: Mapping[str, str], uid: int) -> str:
     if uid == 0:
         return "/var/lib/buildgraph"
     return os.path.join(os.path.expanduser("~"), ".cache", "buildgraph")
+
+
+def index_of(store: str) -> str | None:
+    """Return the path of a store's index, None where there is no store yet."""
+    index = os.path.join(store, "index.sqlite")
+    return index if os.path.exists(index) else None
+
+
+def say(text: str) -> None:
+    """Write to stdout; that nobody reads it is no failure."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain again at shutdown; give it somewhere to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,11 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 from buildgraph import __version__
-from buildgraph.cli.places import default_store
+from buildgraph.cli.places import default_store, index_of, say
 
 # Commands that must do their work again, or whose output is not a few lines of text.
 _NOT_ANSWERED = (
@@ -67,8 +66,8 @@ def answer(arguments: Sequence[str]) -> bool:
         return False
     if "GITHUB_STEP_SUMMARY" in os.environ:
         return False  # a summary is written of every build
-    index = os.path.join(store_of(arguments), "index.sqlite")
-    if not os.path.exists(index):
+    index = index_of(store_of(arguments))
+    if index is None:
         return False
     from buildgraph_cache.invocation import check
 
@@ -81,11 +80,7 @@ def answer(arguments: Sequence[str]) -> bool:
     # What templates of Boxfiles read.
     if any(os.environ.get(name) != text for name, text in value["env"].items()):
         return False
-    try:
-        sys.stdout.write(value["text"])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(value["text"])
     return True
 
 
