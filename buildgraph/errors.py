@@ -15,7 +15,6 @@ Anything else that escapes is our bug: traceback, exit 70.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -133,5 +132,7 @@ def raise_all(errors: list[InputError]) -> None:
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
     """Return `did you mean 'x'?` for the nearest candidate, or None where none is near."""
+    import difflib  # most commands end without asking
+
     near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else None

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from buildgraph.engine.reads import ContextAt, ContextRead, PathRead, Reading
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.dag import Dag
 from buildgraph.label import (
@@ -30,6 +29,7 @@ from buildgraph.label import (
 TYPE_CHECKING = False  # typing's own costs a module that the quick way does without
 if TYPE_CHECKING:
     from buildgraph.boxfile.workspace import Workspace
+    from buildgraph.engine.reads import Reading
 
 FORMAT: Final = 3  # part of the key an index is kept under: another form is another index
 _GRAIN_NS: Final = 20_000_000  # as in the stat cache
@@ -262,6 +262,8 @@ class Index:
 
     def reading(self) -> Reading | None:
         """Return what every target needs and reads, where that is kept as well."""
+        from buildgraph.engine.reads import ContextAt, ContextRead, PathRead, Reading
+
         kept = self._reading
         if kept is None:
             return None
