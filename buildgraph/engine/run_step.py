@@ -14,10 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildgraph import limits
 from buildgraph.engine.masking import Masker
 from buildgraph.engine.mounts import MountSources, Shown
-from buildgraph.engine.users import lookup
+from buildgraph.engine.users import user_of
 from buildgraph.engine.work import Work
 from buildgraph.errors import BuildFailed, BuildgraphError, HostError, Interrupted
 from buildgraph.graph.ops import ExecOp
@@ -123,9 +122,7 @@ class ExecExecutor:
         shown: Shown,
         work: Work,
     ) -> SandboxSpec:
-        who = lookup(
-            op.user, _file(below, "etc/passwd"), _file(below, "etc/group"), work.node.where
-        )
+        who = user_of(below, op.user, work.node.where)
         env = {**self._proxies, **dict(op.env), **shown.env}
         env.setdefault("HOME", who.home)
         args = op.args
@@ -213,11 +210,3 @@ def lower_directories(layers: LayerStore, chain: Chain) -> list[str]:
             hint="join RUN and COPY instructions, or start a stage from what is done so far",
         )
     return [str(path) for path in directories(layers, chain.layers[::-1])]
-
-
-def _file(view: RootView, path: str) -> bytes:
-    """Return a small file of the image; b"" where there is none or it is no regular file (A47)."""
-    try:
-        return view.read_file(path, limits.PASSWD_BYTES) or b""
-    except (OSError, HostError):
-        return b""

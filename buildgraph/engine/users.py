@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from buildgraph import limits
-from buildgraph.errors import InputError, Location
+from buildgraph.errors import HostError, InputError, Location
+from buildgraph.oci.rootview import RootView
 
 _MAX_ID = 2**31 - 1  # what docker accepts
 
@@ -24,6 +25,19 @@ class Identity:
     gid: int
     groups: tuple[int, ...]
     home: str
+
+
+def user_of(view: RootView, user: str, where: Location | None = None) -> Identity:
+    """Return who a USER is, by the image's own files. Raises InputError as `lookup` does."""
+    return lookup(user, _small_file(view, "etc/passwd"), _small_file(view, "etc/group"), where)
+
+
+def _small_file(view: RootView, path: str) -> bytes:
+    """Return a small file of the image; b"" where there is none or it is no regular file (A47)."""
+    try:
+        return view.read_file(path, limits.PASSWD_BYTES) or b""
+    except (OSError, HostError):
+        return b""
 
 
 def lookup(user: str, passwd: bytes, group: bytes, where: Location | None = None) -> Identity:

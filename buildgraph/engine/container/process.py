@@ -10,12 +10,10 @@ import posixpath
 import signal
 from dataclasses import dataclass
 
-from buildgraph import limits
 from buildgraph.dockerfile.signals import parse_signal
 from buildgraph.engine.container.options import RunOptions
-from buildgraph.engine.users import Identity, lookup
-from buildgraph.errors import HostError, InputError, Location
-from buildgraph.filetree import FileTree, Kind
+from buildgraph.engine.users import Identity, user_of
+from buildgraph.errors import InputError, Location
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Image, ImageConfig
 from buildgraph.sandbox.spec import PATH
@@ -56,32 +54,13 @@ def command_of(image: Image, options: RunOptions) -> tuple[str, ...]:
 def main_process(image: Image, options: RunOptions, view: RootView, hostname: str) -> MainProcess:
     """Return the main process. Raises InputError for an unknown user or a missing command."""
     config = image.config
-    who = identity(view, config.user if options.user is None else options.user)
+    who = user_of(view, config.user if options.user is None else options.user)
     return MainProcess(
         command_of(image, options),
         _environment(config, options, who, hostname),
         _workdir(config, options),
         who,
     )
-
-
-def identity(view: RootView, user: str) -> Identity:
-    """Return who a USER is, by the image's own files."""
-    return lookup(user, small_file(view, "etc/passwd"), small_file(view, "etc/group"))
-
-
-def small_file(view: RootView, path: str) -> bytes:
-    """Return a small file of the image; b"" where there is none or it is no regular file (A47)."""
-    try:
-        return view.read_file(path, limits.PASSWD_BYTES) or b""
-    except (OSError, HostError):
-        return b""
-
-
-def is_directory(tree: FileTree, path: str) -> bool:
-    """Say whether a path, links not followed, is a directory."""
-    stat = tree.stat(path)
-    return stat is not None and stat.kind is Kind.DIR
 
 
 def _environment(

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from buildgraph.closing import Closing
 from buildgraph.engine.container.files import ContainerFiles
-from buildgraph.engine.container.process import identity
+from buildgraph.engine.users import user_of
 from buildgraph.oci.rootview import RootView
 from buildgraph.sandbox.host import Container, ExitStatus, Output
 from buildgraph.sandbox.spec import SandboxSpec
@@ -105,7 +105,7 @@ class ImageContainer(Closing):
         uid = gid = None
         groups: tuple[int, ...] | None = None
         if user is not None:
-            who = identity(self._view, user)
+            who = user_of(self._view, user)
             uid, gid, groups = who.uid, who.gid, (who.gid, *who.groups)
             if not self._home_is_given:
                 variables["HOME"] = who.home
