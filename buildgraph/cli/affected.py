@@ -12,7 +12,7 @@ import click
 
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.answers import affected_text
-from buildgraph.cli.entry import guarded, open_workspace
+from buildgraph.cli.entry import guarded, open_workspace, workspace_at
 from buildgraph.cli.known import keep
 from buildgraph.cli.options import store_option
 from buildgraph.cli.outside import known_images
@@ -75,11 +75,6 @@ def find_affected(
     With `keeping` (the package we are in, the clock before anything was read) what was read is
     kept for the next question.
     """
-    from buildgraph_rules.registry import rule_specs
-
-    def open_at(root: str) -> Workspace:
-        return Workspace.open(root, rules=rule_specs())
-
     earlier = Earlier(workspace.root, since)
     changes = earlier.changes()
     causes = Causes()
@@ -91,7 +86,7 @@ def find_affected(
         outline.add(workspace.expand(["//..."]))
         reading = outline.reading()
         reach = reach_of(workspace.root, reading)
-        redefined = Redefined(workspace, earlier, images, _pins, open_at, scratch)
+        redefined = Redefined(workspace, earlier, images, _pins, workspace_at, scratch)
         redefined.add(causes, changes, outline, reach)
     if keeping is not None and outline.lasts:
         keep(workspace, *keeping, store, reading, outline.observed)

@@ -10,7 +10,7 @@ import time
 
 import click
 
-from buildgraph.cli.entry import guarded
+from buildgraph.cli.entry import guarded, own_store
 from buildgraph.cli.mounts import (
     mount_as_json,
     mount_id,
@@ -20,7 +20,6 @@ from buildgraph.cli.mounts import (
     written_whole,
 )
 from buildgraph.cli.options import store_option
-from buildgraph.cli.places import default_store
 from buildgraph.cli.words import plural
 from buildgraph.cli.words import size as shown_size
 from buildgraph.dockerfile.durations import parse_duration
@@ -50,14 +49,7 @@ def command() -> None:
 
 
 def _open(path: str | None, *, reclaiming: bool = False) -> Store:
-    if os.geteuid() != 0:
-        from buildgraph.sandbox.userns import enter
-
-        place = path or default_store(os.environ, os.geteuid())
-        enter()
-    else:
-        place = path or default_store(os.environ, 0)
-    return Store.open(place, reclaiming=reclaiming)
+    return Store.open(own_store(path), reclaiming=reclaiming)
 
 
 @command.command("du")

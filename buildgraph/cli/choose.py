@@ -18,6 +18,7 @@ from buildgraph.cli.contexts import (
     is_remote,
     read_dockerfile,
 )
+from buildgraph.cli.entry import workspace_at
 from buildgraph.cli.session import Session
 from buildgraph.engine.prepare import Overrides
 from buildgraph.errors import InputError
@@ -104,9 +105,7 @@ def _remote(session: Session, word: str, file: str | None) -> tuple[Workspace, l
 
 
 def _open(session: Session, root: str) -> Workspace:
-    from buildgraph_rules.registry import rule_specs
-
-    session.workspace = Workspace.open(root, rules=rule_specs())
+    session.workspace = workspace_at(root)
     return session.workspace
 
 

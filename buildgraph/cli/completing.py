@@ -204,11 +204,9 @@ def _names(files: Files, package: str) -> Iterator[Candidate]:
     """Yield the targets of one package, whose Boxfile alone is read."""
     if not is_package(package) or not any(_kinds(files, package)):
         return
-    from buildgraph.boxfile.workspace import Workspace
-    from buildgraph_rules.registry import rule_specs
+    from buildgraph.cli.entry import workspace_at
 
-    workspace = Workspace.open(files.root, rules=rule_specs())
-    for name, target in workspace.package(package).targets.items():
+    for name, target in workspace_at(files.root).package(package).targets.items():
         yield name, target.doc or target.kind
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildgraph.cli.entry import guarded
+from buildgraph.cli.entry import guarded, workspace_at
 from buildgraph.cli.options import store_option
 from buildgraph.cli.places import default_store
 
@@ -38,7 +38,6 @@ def command(store: str | None) -> None:
 def _registries() -> Iterator[str]:
     """Yield how each registry is spoken to that anything is configured for, as one view."""
     from buildgraph.boxfile.files import find_root
-    from buildgraph.boxfile.workspace import Workspace
     from buildgraph.engine.images import registry_settings
     from buildgraph.errors import BuildgraphError
     from buildgraph.oci.registry.credentials import CredentialStore
@@ -46,7 +45,7 @@ def _registries() -> Iterator[str]:
 
     try:
         root = find_root(os.getcwd())
-        settings = registry_settings(Workspace.open(root)) if root else {}
+        settings = registry_settings(workspace_at(root)) if root else {}
         places = Places(os.environ, settings)
         known = CredentialStore(os.environ)
         for name in places.configured():

@@ -1,5 +1,5 @@
-"""Knows how a command begins and ends: finding the workspace, and turning what was raised into a
-message and an exit code; must not know what a command does in between.
+"""Knows how a command begins and ends: finding workspace and store, and turning what was raised
+into a message and an exit code; must not know what a command does in between.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import click
 
 from buildgraph.boxfile.files import find_root
 from buildgraph.boxfile.workspace import Workspace
+from buildgraph.cli.places import default_store
 from buildgraph.errors import BuildgraphError, InputError, Interrupted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,14 +93,32 @@ def _say(text: str) -> None:
 
 def open_workspace(cwd: str) -> tuple[Workspace, str]:
     """Find and open the workspace that `cwd` is in; returns it and the package of `cwd`."""
-    from buildgraph_rules.registry import rule_specs
-
     root = find_root(cwd)
     if root is None:
         raise InputError(
             "this is no workspace",
             hint="put a Boxfile.yaml with `workspace: {name: ...}` at its root",
         )
-    workspace = Workspace.open(root, rules=rule_specs())
-    package = os.path.relpath(os.path.realpath(cwd), os.path.realpath(root))
-    return workspace, "" if package == "." else package.replace(os.sep, "/")
+    workspace = workspace_at(root)
+    return workspace, workspace.package_of(cwd)
+
+
+def workspace_at(root: str) -> Workspace:
+    """Open the workspace at `root` with the rules that come with this program."""
+    from buildgraph_rules.registry import rule_specs
+
+    return Workspace.open(root, rules=rule_specs())
+
+
+def own_store(named: str | None) -> str:
+    """Return the store that is meant, and from now on be able to read and remove what is in it.
+
+    An ordinary user enters a user namespace: the files of a layer belong to many users. That
+    changes who we are, so it comes before any thread and behind the question whose home this is.
+    """
+    place = named or default_store(os.environ, os.geteuid())
+    if os.geteuid() != 0:
+        from buildgraph.sandbox.userns import enter
+
+        enter()
+    return place

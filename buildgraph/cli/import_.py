@@ -16,8 +16,7 @@ from buildgraph.boxfile.draft import Draft, write_boxfile
 from buildgraph.boxfile.files import find_root, is_workspace
 from buildgraph.boxfile.imported import draft_of
 from buildgraph.boxfile.loader import BOXFILE
-from buildgraph.boxfile.workspace import Workspace
-from buildgraph.cli.entry import guarded
+from buildgraph.cli.entry import guarded, open_workspace
 from buildgraph.cli.escape import no_commands, safe
 from buildgraph.cli.words import plural
 from buildgraph.errors import HostError, InputError
@@ -148,12 +147,10 @@ def notes_of(draft: Draft) -> list[str]:
 def tell_problems(directory: str, pattern: str = ":all") -> None:
     """Print what is wrong with Boxfiles that were just written; they stay."""
     from buildgraph.cli.console import render_error
-    from buildgraph_rules.registry import rule_specs
 
-    root = find_root(directory) or directory
     try:
-        workspace = Workspace.open(root, rules=rule_specs())
-        workspace.closure(workspace.expand([pattern], workspace.package_of(directory)))
+        workspace, package = open_workspace(directory)
+        workspace.closure(workspace.expand([pattern], package))
     except InputError as error:
         click.echo(render_error(error, color=False), err=True, nl=False)
 

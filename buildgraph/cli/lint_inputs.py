@@ -18,6 +18,7 @@ from buildgraph.boxfile.files import find_root, is_workspace
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.boxfile.target import DockerfileAt, ImageTarget, group_target, image_target
 from buildgraph.boxfile.workspace import Workspace
+from buildgraph.cli.entry import workspace_at
 from buildgraph.dockerfile.directives import check_frontend
 from buildgraph.dockerfile.parser import parse
 from buildgraph.engine.prepare import DEFAULT_EPOCH, Overrides, Preparer
@@ -154,15 +155,13 @@ def read_words(reader: Reader, package: str, words: Sequence[str], file: str | N
 
 def workspace_of(words: Sequence[str], cwd: str) -> tuple[Workspace, str]:
     """Open the workspace of the current directory, or of the one directory that is meant."""
-    from buildgraph_rules.registry import rule_specs
-
     at, root = cwd, find_root(cwd) or cwd
     if len(words) == 1 and not words[0].startswith("//") and os.path.isdir(words[0]):
         there = os.path.realpath(words[0])
         other = find_root(there) or there
         if not _inside(there, root) or (other != root and _is_marked(other)):
             at, root = there, other
-    workspace = Workspace.open(root, rules=rule_specs())
+    workspace = workspace_at(root)
     return workspace, workspace.package_of(at)
 
 

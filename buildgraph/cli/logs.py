@@ -8,10 +8,9 @@ import sys
 import click
 
 from buildgraph.cli.console import wants_color
-from buildgraph.cli.entry import guarded, open_workspace
+from buildgraph.cli.entry import guarded, open_workspace, own_store
 from buildgraph.cli.escape import no_commands, safe_bytes
 from buildgraph.cli.options import store_option
-from buildgraph.cli.places import default_store
 from buildgraph.engine.smoke.verdict import load_logs
 from buildgraph.errors import InputError
 from buildgraph_cache.store import Store
@@ -25,11 +24,7 @@ from buildgraph_cache.store import Store
 @guarded
 def command(target: str, services: tuple[str, ...], raw: bool, store: str | None) -> int:
     """Print what the services of a test wrote when it last ran."""
-    root = store or default_store(os.environ, os.geteuid())
-    if os.geteuid() != 0:
-        from buildgraph.sandbox.userns import enter
-
-        enter()
+    root = own_store(store)
     workspace, package = open_workspace(os.getcwd())
     (label, *more) = workspace.expand([target], package)
     if more:

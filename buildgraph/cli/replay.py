@@ -7,9 +7,8 @@ import os
 
 import click
 
-from buildgraph.cli.entry import guarded
+from buildgraph.cli.entry import guarded, own_store
 from buildgraph.cli.options import store_option
-from buildgraph.cli.places import default_store
 from buildgraph.errors import InputError, did_you_mean
 from buildgraph.sandbox.spec import describe, from_json
 
@@ -28,11 +27,7 @@ def command(
 
     ID is what the failure printed. Secrets of the step are not kept, so they are empty here.
     """
-    place = store or default_store(os.environ, os.geteuid())
-    if os.geteuid() != 0:
-        from buildgraph.sandbox.userns import enter
-
-        enter()
+    place = own_store(store)
     from buildgraph.cli.failed_shell import run_step
     from buildgraph.sandbox.host import SandboxHost
     from buildgraph_cache.store import Store

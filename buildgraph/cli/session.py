@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from buildgraph import events as ev
 from buildgraph.boxfile.target import Target, image_target
 from buildgraph.boxfile.workspace import Workspace
-from buildgraph.cli.entry import open_workspace
-from buildgraph.cli.places import default_store
+from buildgraph.cli.entry import open_workspace, own_store
 from buildgraph.engine.build import Builder, BuildOptions, BuildResult, Delivery
 from buildgraph.engine.copy_step import FileExecutor
 from buildgraph.engine.identify import Identifier
@@ -109,16 +108,11 @@ class Session:
         self._failed: list[FailedStep] = []
         self._failed_lock = threading.Lock()
         self._cwd = cwd
-        # Which user's home this is has to be asked before the user namespace changes the answer.
-        self._store_path = settings.store or default_store(environ, os.geteuid())
 
     def __enter__(self) -> Self:
-        if os.geteuid() != 0:
-            from buildgraph.sandbox.userns import enter
-
-            enter()
+        place = own_store(self.settings.store)
         self.workspace, self.package = open_workspace(self._cwd)
-        self.store = self._stack.enter_context(Store.open(self._store_path, fall_back=True))
+        self.store = self._stack.enter_context(Store.open(place, fall_back=True))
         if not self.store.read_only:
             self.store.sweep()  # what a killed build left
             sweep_leftovers()
