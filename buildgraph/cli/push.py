@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,9 +24,8 @@ from buildgraph.engine.build import BuildResult
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions
 from buildgraph.engine.push_plan import PushPlan, push_plans, untested
 from buildgraph.engine.pushing import push_names
-from buildgraph.engine.smoke.provisions import Provisions
 from buildgraph.engine.smoke.report import SmokeReport
-from buildgraph.engine.smoke.runner import SmokeOptions, SmokeRunner
+from buildgraph.engine.smoke.runner import SmokeOptions
 from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.oci.image import Artifact
 from buildgraph.oci.registry.push import Pushed, Pusher
@@ -118,22 +116,10 @@ def _run(targets: tuple[str, ...], settings: Settings, screen: Screen) -> _Done:
             if text := untested(plan, prepared, session.host):
                 screen(ev.Notice(session.now(), text, "warning", plan.where))
         deliverer = Deliverer(session.store, session.layers, DeliveryOptions(), session.epoch)
-        cancel = threading.Event()
-        runner = SmokeRunner(
-            session.store,
-            session.layers,
-            session.sandbox,
-            Provisions(workspace.root, os.environ),
-            session.host,
-            session.epoch,
-            SmokeOptions(),
-            screen,
-            session.now,
-            cancel,
-        )
+        runner = session.smoke_runner(SmokeOptions(), screen)
         with session.open_graph(prepared) as graph:
             deliveries = [*deliverer.deliveries(prepared), *runner.deliveries(prepared)]
-            done.result = graph.build(deliveries, screen, cancel)
+            done.result = graph.build(deliveries, screen)
         session.store.sync()
         done.reports = runner.reports
         ready = _ready(plans, deliverer.artifacts, done, keep_going=settings.keep_going)

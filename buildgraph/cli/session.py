@@ -49,6 +49,7 @@ from buildgraph.sandbox.spec import Limits
 from buildgraph_cache.store import Store
 
 if TYPE_CHECKING:
+    from buildgraph.engine.smoke.runner import SmokeOptions, SmokeRunner
     from buildgraph.fetch.git import Git
     from buildgraph_rules.debian.lock import Pins
 
@@ -156,6 +157,24 @@ class Session:
             secret=secret,
             ssh=SshSetup(agent, self.environ.get("HOME", "")),
             offline=self.settings.offline,
+        )
+
+    def smoke_runner(self, options: SmokeOptions, listener: ev.Listener) -> SmokeRunner:
+        """Return what runs the smoke tests of the workspace."""
+        from buildgraph.engine.smoke.provisions import Provisions
+        from buildgraph.engine.smoke.runner import SmokeRunner
+
+        return SmokeRunner(
+            self.store,
+            self.layers,
+            self.sandbox,
+            Provisions(self.workspace.root, self.environ),
+            self.host,
+            self.epoch,
+            options,
+            listener,
+            self.now,
+            self.cancel,
         )
 
     @property
@@ -300,15 +319,9 @@ class OpenGraph:
                 }
         return out
 
-    def build(
-        self,
-        deliveries: Sequence[Delivery],
-        listener: ev.Listener,
-        cancel: threading.Event | None = None,
-    ) -> BuildResult:
+    def build(self, deliveries: Sequence[Delivery], listener: ev.Listener) -> BuildResult:
         """Build the graph and deliver; see `Builder.run`."""
         session = self.session
-        self.remotes.cancel = cancel or session.cancel
         settings = session.settings
         proxies = {k: v for k, v in settings.overrides.args if k in PROXY_ARGS}
         runner = ExecExecutor(
@@ -348,7 +361,7 @@ class OpenGraph:
             listener=lambda event: self._tell(event, listener),
             warm_up=self._warm_up,
             started=session.started,
-            cancel=cancel or session.cancel,
+            cancel=session.cancel,
         )
         return builder.run(deliveries)
 

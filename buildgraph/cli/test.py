@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,9 +24,8 @@ from buildgraph.cli.screen import make_listener
 from buildgraph.cli.session import Session, Settings
 from buildgraph.cli.words import plural, seconds
 from buildgraph.engine.build import BuildResult
-from buildgraph.engine.smoke.provisions import Provisions
 from buildgraph.engine.smoke.report import SmokeReport, as_json, as_junit, failure_lines, rate
-from buildgraph.engine.smoke.runner import SmokeOptions, SmokeRunner
+from buildgraph.engine.smoke.runner import SmokeOptions
 from buildgraph.errors import BuildgraphError, HostError, InputError
 
 
@@ -109,24 +107,12 @@ def run_tests(
                     f"--keep goes with one test, not with {len(prepared.smokes)}",
                     hint="name one label",
                 )
-            cancel = threading.Event()
-            runner = SmokeRunner(
-                session.store,
-                session.layers,
-                session.sandbox,
-                Provisions(workspace.root, os.environ),
-                session.host,
-                session.epoch,
-                options,
-                screen,
-                session.now,
-                cancel,
-            )
+            runner = session.smoke_runner(options, screen)
             if holder is not None:
-                holder.open(session.store, cancel)
+                holder.open(session.store, session.cancel)
             with session.open_graph(prepared) as graph:
                 try:
-                    result = graph.build(runner.deliveries(prepared), screen, cancel)
+                    result = graph.build(runner.deliveries(prepared), screen)
                 finally:
                     if seen is not None:
                         seen(session, prepared, graph)
