@@ -15,13 +15,13 @@ from buildgraph import events as ev
 from buildgraph.cli.asked import delivery_of, settings_of
 from buildgraph.cli.choose import choose
 from buildgraph.cli.docker_flags import DOCKER, DockerCommand, said
-from buildgraph.cli.entry import Terminated, guarded, report
+from buildgraph.cli.entry import Terminated, guarded
 from buildgraph.cli.flags import CONDUCT, INPUT, LOOKUP, RESULT, RUNNING, BuildFlags, flags
 from buildgraph.cli.lint_build import findings, last_line, refuse
 from buildgraph.cli.options import store_option
 from buildgraph.cli.readers import Readers, open_readers
 from buildgraph.cli.remember import remember
-from buildgraph.cli.screen import make_listener
+from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import OpenGraph, Session, Settings
 from buildgraph.engine.build import BuildResult
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, image_id
@@ -90,7 +90,10 @@ def run_build(
     junit: str | None = None,
     seen: Seen | None = None,
 ) -> int:
-    """Build and return the exit code; every error has been shown by then."""
+    """Build and return the exit code; every failure has been shown by then.
+
+    Raises what kept it from building at all.
+    """
     catch_signals()
     screen = open_readers(
         make_listener(progress, sys.stdout, sys.stderr, os.environ),
@@ -111,17 +114,11 @@ def run_build(
             result = _build(session, screen, targets, file, delivery, progress, programs, seen)
     except BuildgraphError as error:
         screen.failed(error)
-        screen.close()
-        if screen.has_shown(error):
-            return error.exit_code
         raise
     finally:
         screen.close()
         screen.finish()
-    for failure in result.errors:
-        if not screen.has_shown(failure):
-            report(failure)
-    return max((failure.exit_code for failure in result.errors), default=0)
+    return report_rest(screen, result.errors)
 
 
 def _build(

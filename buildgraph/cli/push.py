@@ -14,11 +14,11 @@ import click
 
 from buildgraph import events as ev
 from buildgraph.cli.build import catch_signals
-from buildgraph.cli.entry import guarded, open_workspace, report
+from buildgraph.cli.entry import guarded, open_workspace
 from buildgraph.cli.options import progress_option, store_option
-from buildgraph.cli.screen import Screen, make_listener
+from buildgraph.cli.screen import Screen, make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
-from buildgraph.cli.test import tell
+from buildgraph.cli.test import exit_code, tell
 from buildgraph.cli.words import size
 from buildgraph.engine.build import BuildResult
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions
@@ -72,19 +72,11 @@ def command(
     screen = make_listener(progress, sys.stdout, sys.stderr, os.environ)
     try:
         done = _run(targets, Settings(store, jobs or 0, keep_going), screen)
-    except BuildgraphError as error:
-        screen.close()
-        if screen.has_shown(error):
-            return error.exit_code
-        raise
     finally:
         screen.close()
-    for failure in done.result.errors:
-        if not screen.has_shown(failure):
-            report(failure)
+    report_rest(screen, done.result.errors)
     _tell(done, progress)
-    failed = 0 if all(each.ok for each in done.reports.values()) else 1
-    return max((error.exit_code for error in done.result.errors), default=failed)
+    return exit_code(done.result.errors, done.reports.values())
 
 
 def _tell(done: _Done, progress: str) -> None:

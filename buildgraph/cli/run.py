@@ -23,7 +23,7 @@ from buildgraph.cli.entry import guarded, report
 from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.recall import recallable, recalled, warn
 from buildgraph.cli.remember import put_answer, seen_by_run
-from buildgraph.cli.screen import make_listener
+from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.container.options import Publish, RunOptions
 from buildgraph.engine.container.parse import (
@@ -290,20 +290,12 @@ def built_image(
                 seen.update(seen_by_run(session, prepared, graph) or {})
         if not session.store.read_only:
             session.store.sync()
-        screen.close()
-        for failure in result.errors:
-            if not screen.has_shown(failure):
-                report(failure)
-            return failure.exit_code
-        ((plan, *_),) = prepared.plans.values()
-        return assemble(plan, result.outcomes, session.epoch)
-    except BuildgraphError as error:
-        screen.close()
-        if screen.has_shown(error):
-            return error.exit_code
-        raise
     finally:
         screen.close()
+    if result.errors:
+        return report_rest(screen, result.errors)
+    ((plan, *_),) = prepared.plans.values()
+    return assemble(plan, result.outcomes, session.epoch)
 
 
 def run_image(

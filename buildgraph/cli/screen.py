@@ -4,10 +4,11 @@ draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol, TextIO
 
 from buildgraph.cli.console import is_terminal
+from buildgraph.cli.entry import report
 from buildgraph.errors import BuildgraphError
 from buildgraph.events import Event
 
@@ -41,6 +42,16 @@ class Screen(Protocol):
     def has_shown(self, error: BuildgraphError) -> bool:
         """Say whether a person has seen this error in full (once closed), so need not again."""
         ...
+
+
+def report_rest(screen: Screen, errors: Iterable[BuildgraphError]) -> int:
+    """Report failures of a build that its closed screen has not shown; returns the exit code."""
+    code = 0
+    for error in errors:
+        if not screen.has_shown(error):
+            report(error)
+        code = max(code, error.exit_code)
+    return code
 
 
 def make_listener(mode: str, out: TextIO, err: TextIO, env: Mapping[str, str]) -> Screen:

@@ -15,12 +15,12 @@ import click
 from buildgraph.cli.build import Seen, catch_signals
 from buildgraph.cli.choose import choose
 from buildgraph.cli.console import wants_color
-from buildgraph.cli.entry import guarded, report
+from buildgraph.cli.entry import guarded
 from buildgraph.cli.escape import no_commands, safe
 from buildgraph.cli.hold import Holder
 from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.readers import open_readers
-from buildgraph.cli.screen import make_listener
+from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
 from buildgraph.cli.words import plural, seconds
 from buildgraph.engine.build import BuildResult
@@ -80,8 +80,13 @@ def command(
         _write(as_json_file, text)
     if progress != "json" and as_json_file != "-":
         tell(in_order, quiet=progress == "quiet")
-    failed = 0 if all(each.ok for each in in_order) else 1
-    return max((error.exit_code for error in result.errors), default=failed)
+    return exit_code(result.errors, in_order)
+
+
+def exit_code(errors: Iterable[BuildgraphError], reports: Iterable[SmokeReport]) -> int:
+    """Return the exit code of a build and its tests: that of the worst error, or of a test."""
+    failed = 0 if all(each.ok for each in reports) else 1
+    return max((error.exit_code for error in errors), default=failed)
 
 
 def run_tests(
@@ -92,7 +97,10 @@ def run_tests(
     holder: Holder | None = None,
     seen: Seen | None = None,
 ) -> tuple[BuildResult, dict[str, SmokeReport]]:
-    """Build and test; every error has been shown by then. Returns what came of it."""
+    """Build and test; every failure has been shown by then. Returns what came of it.
+
+    Raises what kept it from building at all.
+    """
     catch_signals()
     view = make_listener(progress, sys.stdout, sys.stderr, os.environ)
     screen = open_readers(view, os.environ, sys.stderr)
@@ -119,18 +127,13 @@ def run_tests(
             session.store.sync()
     except BuildgraphError as error:
         screen.failed(error)
-        screen.close()
-        if not screen.has_shown(error):
-            raise
-        return BuildResult(errors=[error]), {}
+        raise
     finally:
-        screen.close()
-        screen.finish()
         if holder is not None:
             holder.close()
-    for failure in result.errors:
-        if not screen.has_shown(failure):
-            report(failure)
+        screen.close()
+        screen.finish()
+    report_rest(screen, result.errors)
     return result, runner.reports
 
 

@@ -197,14 +197,13 @@ def _cycle(
         code = run_build(images, None, settings, DeliveryOptions(), progress, seen=told.seen)
     if code or not tests:
         return code
-    from buildgraph.cli.test import run_tests, tell
+    from buildgraph.cli.test import exit_code, run_tests, tell
     from buildgraph.engine.smoke.runner import SmokeOptions
 
     result, reports = run_tests(tests, settings, SmokeOptions(), progress, seen=told.seen)
     in_order = [reports[label] for label in sorted(reports)]
     tell(in_order, quiet=progress == "quiet")
-    failed = 0 if all(each.ok for each in in_order) else 1
-    return max((error.exit_code for error in result.errors), default=failed)
+    return exit_code(result.errors, in_order)
 
 
 def _sorted_out(targets: tuple[str, ...], test: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
