@@ -23,6 +23,7 @@ from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.filetree import Entry, FileStat, FromTree, Kind
 from buildgraph.graph.keys import NodeKey, git_key, http_key
 from buildgraph.graph.ops import GitOp, HttpOp, Node
+from buildgraph.oci.dirtree import file_stat
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Layer
 from buildgraph_cache.digest import Digest, parse_digest
@@ -296,16 +297,7 @@ class _OneBlob:
     @property
     def status(self) -> FileStat:
         """What stat(2) says of the blob."""
-        found = os.stat(self.path)
-        return FileStat(
-            Kind.FILE,
-            FILE_MODE,
-            size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
-            ctime_ns=found.st_ctime_ns,
-            dev=found.st_dev,
-            ino=found.st_ino,
-        )
+        return file_stat(os.stat(self.path))
 
     def stat(self, path: str) -> FileStat | None:
         """Return the blob's status."""

@@ -1,31 +1,23 @@
 """Knows how to look into a running container's file system from outside; must not know what for.
 
 A FileTree over the root its processes have, mounts included. No path leaves that root, no link is
-followed but by `follow`, and owners are those seen inside.
+followed, and owners are those seen inside.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from typing import Final
 
 from buildgraph.closing import Closing
-from buildgraph.engine.treewalk import Found, follow
 from buildgraph.errors import HostError, InputError
-from buildgraph.filetree import FileStat, Kind, name_order
+from buildgraph.filetree import FileStat, name_order
+from buildgraph.oci.dirtree import file_stat, kept_xattr
 from buildgraph.rootpath import Root
 from buildgraph_cache.digest import Digest
 
-_KINDS: Final = {
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFDIR: Kind.DIR,
-    stat.S_IFLNK: Kind.SYMLINK,
-    stat.S_IFCHR: Kind.CHAR,
-    stat.S_IFBLK: Kind.BLOCK,
-    stat.S_IFIFO: Kind.FIFO,
-    stat.S_IFSOCK: Kind.SOCKET,
-}
 _NOBODY: Final = 65534
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 
@@ -40,10 +32,6 @@ class ContainerFiles(Closing):
     def close(self) -> None:
         """Let go of the container's root. Idempotent."""
         self._root.close()
-
-    def follow(self, path: str) -> Found:
-        """Return where a path leads, every link followed inside the root."""
-        return follow(self, path)
 
     def stat(self, path: str) -> FileStat | None:
         """Return what is at `path`, or None where nothing is."""
@@ -60,20 +48,11 @@ class ContainerFiles(Closing):
 
     def _stat(self, fd: int) -> FileStat:
         found = os.fstat(fd)
-        kind = _KINDS[stat.S_IFMT(found.st_mode)]
-        return FileStat(
-            kind,
-            stat.S_IMODE(found.st_mode),
-            self._inside(found.st_uid),
-            self._inside(found.st_gid),
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_dev,
-            found.st_ino,
-            found.st_nlink,
-            found.st_rdev,
-            os.readlink("", dir_fd=fd) if kind is Kind.SYMLINK else "",
+        is_link = stat.S_ISLNK(found.st_mode)
+        return replace(
+            file_stat(found, os.readlink("", dir_fd=fd) if is_link else ""),
+            uid=self._inside(found.st_uid),
+            gid=self._inside(found.st_gid),
         )
 
     def _inside(self, number: int) -> int:
@@ -102,11 +81,11 @@ class ContainerFiles(Closing):
         return fd
 
     def xattrs(self, path: str) -> tuple[tuple[str, bytes], ...]:
-        """Return `user.*` and `security.capability` of a file or directory, sorted."""
+        """Return the attributes that a layer keeps, of a file or directory, sorted."""
         fd = self._root.open(path or ".", os.O_RDONLY | os.O_NONBLOCK, follow=False)
         try:
-            names = [n for n in os.listxattr(fd) if n.startswith("user.") or n == _CAPABILITY]
-            return tuple((name, os.getxattr(fd, name)) for name in sorted(names))
+            names = sorted(filter(kept_xattr, os.listxattr(fd)))
+            return tuple((name, os.getxattr(fd, name)) for name in names)
         finally:
             os.close(fd)
 
@@ -116,9 +95,6 @@ class ContainerFiles(Closing):
 
         with open(self.open(path), "rb") as file:
             return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
-
-
-_CAPABILITY: Final = "security.capability"
 
 
 def _lost(path: str, error: OSError) -> HostError:

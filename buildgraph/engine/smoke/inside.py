@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +29,6 @@ from buildgraph.filetree import FileStat, FileTree, Kind
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Image
 from buildgraph.rootpath import clean
-
-_PIECE = 1 << 20
 
 
 class TreeFiles:
@@ -74,11 +71,7 @@ class TreeFiles:
             found = follow(tree, path)
             if found.stat is None or found.stat.kind is not Kind.FILE:
                 return None
-            hashed = hashlib.sha256()
-            with open(tree.open(found.path), "rb") as file:
-                while piece := file.read(_PIECE):
-                    hashed.update(piece)
-        return hashed.hexdigest()
+            return tree.digest(found.path, found.stat).removeprefix("sha256:")
 
 
 @dataclass(slots=True)
