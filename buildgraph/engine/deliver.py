@@ -21,12 +21,12 @@ from buildgraph.boxfile.target import Target, text_of
 from buildgraph.engine.build import Delivery
 from buildgraph.engine.fields import parse_bool
 from buildgraph.engine.handover import Handover
+from buildgraph.engine.kept import keep_image
 from buildgraph.engine.outputs import Output
 from buildgraph.engine.prepare import Prepared
 from buildgraph.engine.pushing import names_told, push_output
 from buildgraph.engine.work import Outcome
 from buildgraph.errors import HostError, InputError
-from buildgraph.graph.keys import canonical
 from buildgraph.graph.lower import TargetPlan
 from buildgraph.oci.annotations import Annotation, Pairs, annotations_of, check_parts, pairs_for
 from buildgraph.oci.archive import write_docker_archive, write_oci_archive
@@ -44,7 +44,6 @@ from buildgraph.oci.platforms import directory_name
 from buildgraph.oci.reference import Reference, parse_reference
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, HistoryEntry, Image, Platform
-from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
 if TYPE_CHECKING:
@@ -82,9 +81,7 @@ def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> I
         history[:0] = [unknown] * (layers - told)
     elif told > layers:
         history = []
-    config = replace(
-        plan.config, created=created, history=tuple(history), on_build=plan.config.on_build
-    )
+    config = replace(plan.config, created=created, history=tuple(history))
     return Image(config, chain)
 
 
@@ -236,7 +233,8 @@ class Deliverer:
             artifact = replace(artifact, top=replace(artifact.top, annotations=pairs))
         top = artifact.top
         self.artifacts[label] = artifact
-        self._keep(label, plans, results, artifact, tags)
+        manifests = {str(p.platform): r.digest for p, r in zip(plans, results, strict=True)}
+        keep_image(self._store, label, artifact, manifests)
         names = tuple(parse_reference(tag) for tag in tags)
         pairs = pairs_for(annotations, "manifest", plans[0].platform, self._epoch)
         made = _Made(label, plans, images, results, artifact, names, pairs, several, indexed)
@@ -305,26 +303,6 @@ class Deliverer:
         chain = images[0].chain
         size = sum(layer.size for layer in chain.layers)
         return ev.ImageBuilt(0.0, label, chain.id, "", size, len(chain.layers))
-
-    def _keep(
-        self,
-        label: str,
-        plans: Sequence[TargetPlan],
-        results: Sequence[ManifestResult],
-        artifact: Artifact,
-        tags: tuple[str, ...],
-    ) -> None:
-        """Remember the image of the label, so that its blobs stay and `run` finds it."""
-        top = artifact.top
-        refs = [blob_ref(blob.digest) for blob in artifact.blobs]
-        value = {
-            "digest": top.digest,
-            "media_type": top.media_type,
-            "size": top.size,
-            "manifests": {str(p.platform): r.digest for p, r in zip(plans, results, strict=True)},
-            "tags": list(tags),
-        }
-        self._store.put_record("image", label, canonical(value), refs=tuple(dict.fromkeys(refs)))
 
     def _write(self, output: Output, made: _Made) -> str:
         if output.type == "registry":

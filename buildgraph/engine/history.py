@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from buildgraph import events as ev
+from buildgraph.engine.kept import kept_image
 from buildgraph.engine.prepare import Prepared
 from buildgraph.engine.work import Outcome
 from buildgraph.graph.keys import canonical
@@ -84,10 +85,11 @@ class Chronicle:
             if not fresh and earlier and earlier[0].digest == image.digest:
                 continue
             first, reason = next((self.misses[n] for n in nodes if n in self.misses), ("", ""))
+            kept = kept_image(store, image.label)
             build = PastBuild(
                 int(now()),
                 image.digest,
-                _manifests(store, image.label),
+                kept.manifests if kept else {},
                 len(fresh),
                 len(nodes) - len(fresh),
                 round(sum(outcomes[node].seconds for node in fresh), 3),
@@ -97,11 +99,6 @@ class Chronicle:
             )
             _save(store, image.label, [build, *earlier][:KEPT])
             _hold(store, build, image)
-
-
-def _manifests(store: Store, label: str) -> dict[str, str]:
-    raw = store.get_record("image", label)
-    return {} if raw is None else dict(json.loads(raw)["manifests"])
 
 
 def _save(store: Store, label: str, builds: list[PastBuild]) -> None:

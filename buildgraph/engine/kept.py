@@ -1,5 +1,5 @@
-"""Knows which images of targets the store keeps and reads them back; must not know how an image
-is made or who wants it.
+"""Knows which images of targets the store keeps, under their labels; must not know how an image is
+made or who wants it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from buildgraph import limits
 from buildgraph.errors import InputError, StoreCorrupt
+from buildgraph.graph.keys import canonical
 from buildgraph.oci.config import parse_config, parse_manifest
+from buildgraph.oci.image import Artifact
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.platforms import serves
 from buildgraph.oci.types import MEDIA_MANIFEST, Chain, Image, Platform
 from buildgraph_cache.digest import Digest, parse_digest
+from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
 
@@ -22,9 +25,7 @@ from buildgraph_cache.store import Store
 class KeptImage:
     """The image that was last built for a target; `manifests` by platform."""
 
-    digest: str
     manifests: Mapping[str, str]
-    tags: tuple[str, ...] = ()
 
     def for_platform(self, platform: Platform) -> str | None:
         """Return the manifest that serves a platform best; the only one serves every platform."""
@@ -44,13 +45,21 @@ def _platform(text: str) -> Platform:
     return Platform(system, machine, variant)
 
 
+def keep_image(store: Store, label: str, artifact: Artifact, manifests: Mapping[str, str]) -> None:
+    """Remember the image of a target, so that its blobs stay and others find it.
+
+    `manifests` are digests by platform.
+    """
+    refs = dict.fromkeys(blob_ref(blob.digest) for blob in artifact.blobs)
+    store.put_record("image", label, canonical({"manifests": manifests}), refs=tuple(refs))
+
+
 def kept_image(store: Store, label: str) -> KeptImage | None:
     """Return what was last built for a target, None where nothing is kept."""
     raw = store.get_record("image", label)
     if raw is None:
         return None
-    value = json.loads(raw)
-    return KeptImage(value["digest"], value["manifests"], tuple(value["tags"]))
+    return KeptImage(json.loads(raw)["manifests"])
 
 
 def read_kept(layers: LayerStore, manifest: str, what: str) -> Image:

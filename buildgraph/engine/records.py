@@ -1,5 +1,6 @@
-"""Knows what the engine remembers in the store and under which kind and key; must not know how
-the store keeps it.
+"""Knows what the engine remembers of nodes in the store and under which kind and key; must not know
+how the store keeps it. What is remembered of images, builds and tests is of kept, history and
+smoke.verdict.
 
 | kind      | key                    | value                                                   |
 |-----------|------------------------|---------------------------------------------------------|
@@ -7,7 +8,6 @@ the store keeps it.
 | slot      | Node.slot              | the last key built there, and why it was built          |
 | listing   | tree digest            | blob with the names and digests the tree digest covers  |
 | memo      | sha256 of a question   | an answer about immutable layers                        |
-| image     | label and platform     | the last image built for a target                       |
 """
 
 from __future__ import annotations
