@@ -156,10 +156,10 @@ class Preparer:
         not delivered; without it they are left out as pushes are, and asking for nothing else is an
         error. `tests` are smoke tests to run beside.
         """
-        members = self._members(labels)
+        members = opened_groups(self._workspace, labels)
         rules = {label: self._workspace.target(label).rule for label in members}
         found = [label for label, rule in rules.items() if rule == "smoke"]
-        wanted = [] if smokes else [label for label in members if rules[label] not in _DEEDS]
+        wanted = [] if smokes else [label for label in members if rules[label] not in DEEDS]
         _check_choice(labels, wanted, rules, smokes)
         self._requested = {str(label) for label in wanted}
         tests = [*(found if smokes else ()), *tests]
@@ -173,7 +173,7 @@ class Preparer:
         for target in closure:
             for platform in by_platform.get(str(target.label), ()):
                 try:
-                    has_files = target.rule not in ("group", *_DEEDS)
+                    has_files = target.rule not in ("group", *DEEDS)
                     if has_files and not self._stands_on(target, broken):
                         self._ensure(str(target.label), platform)
                 except InputError as error:
@@ -244,26 +244,6 @@ class Preparer:
         return [self._input(target, platform) for platform in self._own_platforms(label)]
 
     # -- which targets, on which platforms -----------------------------------------------
-
-    def _members(self, labels: Sequence[Label]) -> list[Label]:
-        """Replace groups by what they hold, in order, each once."""
-        out: dict[Label, None] = {}
-        seen: set[Label] = set()
-
-        def add(label: Label) -> None:
-            if label in seen:
-                return
-            seen.add(label)
-            target = self._workspace.target(label)
-            if target.rule != "group":
-                out[label] = None
-                return
-            for member in self._workspace.members(group_target(target)):
-                add(member)
-
-        for label in labels:
-            add(label)
-        return list(out)
 
     def _platforms(self, wanted: Sequence[Label]) -> dict[str, list[Platform]]:
         """Return the platforms that each target is certainly needed for.
@@ -457,7 +437,25 @@ class Preparer:
         return found
 
 
-_DEEDS = ("smoke", "push")  # rules of what is done with images rather than made
+DEEDS = ("smoke", "push")  # rules of what is done with images rather than made
+
+
+def opened_groups(workspace: Workspace, labels: Sequence[Label]) -> list[Label]:
+    """Return the targets in order, each once, groups replaced by what they hold."""
+    out: dict[Label, None] = {}
+    seen: set[Label] = set()
+    left = list(reversed(labels))
+    while left:
+        label = left.pop()
+        if label in seen:
+            continue
+        seen.add(label)
+        target = workspace.target(label)
+        if target.rule == "group":
+            left += reversed(workspace.members(group_target(target)))
+        else:
+            out[label] = None
+    return list(out)
 
 
 def _check_choice(
@@ -471,7 +469,7 @@ def _check_choice(
             else f"{labels[0]} is not a smoke test",
             hint="a target with `rule: smoke` is one",
         )
-    deed = next((label for label, rule in rules.items() if rule in _DEEDS), None)
+    deed = next((label for label, rule in rules.items() if rule in DEEDS), None)
     if not smokes and deed is not None and not wanted:
         what, command = ("smoke test", "test") if rules[deed] == "smoke" else ("push", "push")
         raise InputError(

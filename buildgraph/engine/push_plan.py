@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from buildgraph.boxfile.push import IfExists, PushTarget, push_target
-from buildgraph.boxfile.target import Located, Target, group_target
+from buildgraph.boxfile.target import Located, Target
 from buildgraph.boxfile.workspace import Workspace
-from buildgraph.engine.prepare import Prepared
+from buildgraph.engine.prepare import DEEDS, Prepared, opened_groups
 from buildgraph.engine.pushing import destination
 from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.label import AllBelow, AllInPackage, Label, parse_pattern
 from buildgraph.oci.reference import Reference
 from buildgraph.oci.types import Platform
 
-_DEEDS = ("smoke", "push", "group")
+_NO_IMAGES = (*DEEDS, "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def push_plans(workspace: Workspace, package: str, words: Sequence[str]) -> list
     excluded = set(workspace.expand(left_out, package)) if left_out else set()
     plans: dict[Label, PushPlan] = {}
     errors: list[InputError] = []
-    for label in _members(workspace, labels):
+    for label in opened_groups(workspace, labels):
         if label in excluded:
             continue
         target = workspace.target(label)
@@ -75,26 +75,8 @@ def _is_wide(word: str, package: str) -> bool:
     return isinstance(parse_pattern(word, package).what, AllBelow | AllInPackage)
 
 
-def _members(workspace: Workspace, labels: Sequence[Label]) -> list[Label]:
-    """Return the targets, those of groups in the place of the groups."""
-    out: dict[Label, None] = {}
-    seen: set[Label] = set()
-    left = list(reversed(labels))
-    while left:
-        label = left.pop()
-        if label in seen:
-            continue
-        seen.add(label)
-        target = workspace.target(label)
-        if target.rule == "group":
-            left += reversed(workspace.members(group_target(target)))
-        else:
-            out[label] = None
-    return list(out)
-
-
 def _of_image(target: Target) -> PushPlan:
-    if target.rule in _DEEDS:
+    if target.rule in _NO_IMAGES:
         raise InputError(f"{target.label} is no image and no push: there is nothing to push")
     tags = _own_tags(target)
     if not tags:
@@ -108,7 +90,7 @@ def _of_image(target: Target) -> PushPlan:
 
 def _of_push(workspace: Workspace, push: PushTarget) -> PushPlan:
     image = workspace.target(push.image.label, push.image.where)
-    if image.rule in _DEEDS:
+    if image.rule in _NO_IMAGES:
         raise InputError(f"{image.label} is a {image.rule} and no image", push.image.where)
     tags = push.tags or _own_tags(image)
     if not tags:
