@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import socket
-import sys
-from collections.abc import Iterator
+from contextlib import nullcontext
 
 import click
 
@@ -16,6 +14,7 @@ from buildgraph.cli.entry import guarded
 from buildgraph.cli.hold import connect
 from buildgraph.cli.options import store_option
 from buildgraph.cli.places import default_store
+from buildgraph.cli.terminal import raw_terminal
 from buildgraph.errors import HostError, InputError
 
 
@@ -34,11 +33,12 @@ def command(identity: str, arguments: tuple[str, ...], user: str | None, store: 
     if not re.fullmatch("[0-9a-f]+", hold) or not name:
         raise InputError(f"{identity!r} is not ID/SERVICE", hint="`test --keep` prints them")
     root = store or default_store(os.environ, os.geteuid())
+    tty = os.isatty(0) and os.isatty(1)
     request = {
         "name": name,
         "args": list(arguments) or ["/bin/sh"],
         "user": user,
-        "tty": os.isatty(0) and os.isatty(1),
+        "tty": tty,
     }
     try:
         client = connect(os.path.join(root, "tmp", hold))
@@ -47,7 +47,7 @@ def command(identity: str, arguments: tuple[str, ...], user: str | None, store: 
             f"no test is held under {hold}",
             hint="`buildgraph test LABEL --keep` must run meanwhile, with the same --store",
         ) from error
-    with client, _raw_terminal(bool(request["tty"])):
+    with client, raw_terminal(0) if tty else nullcontext():
         socket.send_fds(client, [json.dumps(request).encode()], [0, 1, 2])
         answer = _answer(client)
     if "error" in answer:
@@ -64,20 +64,3 @@ def _answer(client: socket.socket) -> dict[str, object]:
     found = json.loads(data)
     assert isinstance(found, dict)
     return found
-
-
-@contextlib.contextmanager
-def _raw_terminal(wanted: bool) -> Iterator[None]:
-    """Pass every key to the container while it lasts."""
-    if not wanted:
-        yield
-        return
-    import termios
-    import tty
-
-    before = termios.tcgetattr(sys.stdin)
-    tty.setraw(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -15,7 +16,8 @@ from buildgraph.boxfile import yaml
 from buildgraph.boxfile.loader import BOXFILE, in_package
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.entry import guarded, open_workspace
-from buildgraph.errors import HostError, InputError, raise_all
+from buildgraph.errors import InputError, raise_all
+from buildgraph.oci.publish import new_file
 
 
 @click.command("fmt")
@@ -64,15 +66,8 @@ def _files(workspace: Workspace, paths: tuple[str, ...]) -> Iterator[str]:
 
 
 def _write(path: str, text: str) -> None:
-    """Replace a file at once, its mode kept."""
-    place = os.path.realpath(path)
-    temporary = f"{place}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, stat.S_IMODE(os.stat(place).st_mode))
-        os.replace(temporary, place)
-    except OSError as error:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    """Replace a file at once, its mode kept. Raises HostError."""
+    place = Path(path).resolve()
+    with new_file(place) as file:
+        os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
+        file.write(text.encode())

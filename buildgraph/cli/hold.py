@@ -25,7 +25,7 @@ from buildgraph.errors import BuildgraphError, InputError
 from buildgraph_cache.scratch import Scratch
 from buildgraph_cache.store import Store
 
-SOCKET: Final = "enter.sock"
+_SOCKET: Final = "enter.sock"
 _REQUEST_BYTES: Final = 1 << 20
 _TICK: Final = 0.2
 
@@ -81,7 +81,7 @@ class Holder:
             client.settimeout(None)
             data, fds, _, _ = socket.recv_fds(client, _REQUEST_BYTES, 3)
             try:
-                if _peer(client) not in (0, os.geteuid(), _real_uid()):
+                if _peer(client) not in (0, os.getuid(), os.geteuid()):
                     raise InputError("this is somebody else's test")
                 answer = self._run(json.loads(data), fds)
             except BuildgraphError as error:
@@ -129,11 +129,6 @@ def _peer(client: socket.socket) -> int:
     return int.from_bytes(packed[4:8], sys.byteorder)
 
 
-def _real_uid() -> int:
-    """Return the uid as seen here of whoever started us: in a user namespace we are 0."""
-    return os.getuid()
-
-
 class _Listener:
     """A listening socket in a directory whose path may be too long for sockaddr_un."""
 
@@ -143,7 +138,7 @@ class _Listener:
     def __enter__(self) -> socket.socket:
         self._fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._server.bind(f"/proc/self/fd/{self._fd}/{SOCKET}")
+        self._server.bind(f"/proc/self/fd/{self._fd}/{_SOCKET}")
         self._server.listen(8)
         self._server.settimeout(_TICK)
         return self._server
@@ -158,7 +153,7 @@ def connect(directory: str) -> socket.socket:
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        client.connect(f"/proc/self/fd/{fd}/{SOCKET}")
+        client.connect(f"/proc/self/fd/{fd}/{_SOCKET}")
     except OSError:
         client.close()
         raise

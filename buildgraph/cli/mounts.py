@@ -4,18 +4,17 @@ how they are kept.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from buildgraph.cli.escape import safe
 from buildgraph.cli.words import seconds, size
-from buildgraph.errors import HostError, InputError, did_you_mean
+from buildgraph.errors import InputError, did_you_mean
+from buildgraph.oci.publish import new_file
 from buildgraph_cache.mount_care import CacheMount
 
 _TYPE = "exec.cachemount"
@@ -108,21 +107,8 @@ def written_whole(path: str | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    try:
-        fd, temp = tempfile.mkstemp(prefix=".buildgraph-", dir=os.path.dirname(path))
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with open(fd, "wb") as file:
-            yield file
-            file.flush()
-            os.fchmod(fd, 0o666 & ~_umask())
-            os.fsync(fd)
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temp)
-        raise
+    with new_file(Path(path)) as file:
+        yield file
 
 
 @contextmanager
@@ -137,9 +123,3 @@ def reading(path: str | None) -> Iterator[Iterator[bytes]]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     with file:
         yield iter(lambda: file.read(_PIECE), b"")
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
