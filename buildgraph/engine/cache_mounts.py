@@ -86,7 +86,7 @@ class CacheMounts:
         options = dict(mount.options)
         base: object
         if has_source(mount):
-            base = self._sources.mounted(mount, work.sources, work.node.where).digest
+            base = self._sources.mounted(mount, work.sources, work.node.where)
         else:
             owner = _owner(mount, None)
             base = [owner.uid, owner.gid, owner.mode]

@@ -16,7 +16,7 @@ from buildgraph.engine.mounts import MountSources
 from buildgraph.engine.placing import DestFacts, destination, mkdir_facts
 from buildgraph.engine.remote import Progress, Remotes, silent
 from buildgraph.engine.selecting import Selection, select
-from buildgraph.engine.sources import Sources
+from buildgraph.engine.sources import Sources, root_files
 from buildgraph.engine.treewalk import EmptyTree
 from buildgraph.filetree import FileTree
 from buildgraph.graph.keys import NodeKey, copy_key, exec_key, mkdir_key, packages_key
@@ -33,7 +33,6 @@ from buildgraph.graph.ops import (
     StageSource,
 )
 from buildgraph.oci.layers import LayerStore
-from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain
 from buildgraph_cache.store import Store
 
@@ -138,7 +137,7 @@ class Identifier:
 
     def view(self, chain: Chain) -> FileTree:
         """Return a root file system for reading."""
-        return RootView(self._layers, chain) if chain.layers else EmptyTree()
+        return root_files(self._layers, chain)
 
     def below(self, op: CopyOp, parent: Chain) -> FileTree:
         """Return what a COPY sees of the files below: `--link` sees nothing."""

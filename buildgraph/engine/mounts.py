@@ -71,7 +71,7 @@ class MountSources:
         out: list[str | None] = []
         for mount in op.mounts:
             if mount.type == "bind" or (mount.type == "cache" and has_source(mount)):
-                out.append(self._sources.mounted(mount, chains, node.where).digest)
+                out.append(self._sources.mounted(mount, chains, node.where))
             else:
                 out.append(None)
         return out

@@ -40,7 +40,7 @@ from buildgraph.engine.reads import (
     PathRead,
     Reading,
 )
-from buildgraph.engine.selecting import select
+from buildgraph.engine.selecting import mounted_as_copy, select
 from buildgraph.engine.treewalk import walk
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import Kind
@@ -53,7 +53,6 @@ from buildgraph.graph.ops import (
     ImageOp,
     Node,
     PackagesOp,
-    RunMount,
 )
 from buildgraph.label import Label
 from buildgraph.oci.platforms import parse_platform
@@ -175,7 +174,7 @@ class Outline:
                 for mount in op.mounts:
                     if mount.context is not None:
                         context = graph.contexts[mount.context]
-                        copied = _as_copy(mount)
+                        copied = mounted_as_copy(mount)
                         yield _Taken(context, copied, node.title, node.stage, node.where)
 
     def paths(self, label: str) -> Iterator[PathRead]:
@@ -230,15 +229,14 @@ class Outline:
             if root is None:
                 continue
             with ContextTree(read.spec.root, rules_of(read.spec), NoStatCache()) as tree:
-                items = (
-                    walk(tree, "", IgnoreRules())
-                    if read.op is None
-                    else [i for g in select(read.op, tree, read.where).groups for i in g.items]
-                )
-                archives = () if read.op is None else select(read.op, tree, read.where).archives
+                if read.op is None:
+                    items = walk(tree, "", IgnoreRules())
+                else:
+                    chosen = select(read.op, tree, read.where)
+                    items = [item for group in chosen.groups for item in group.items]
+                    out.update(in_package(root, path) for path in chosen.archives)
                 kinds = (Kind.FILE, Kind.SYMLINK)
                 out.update(in_package(root, i.path) for i in items if i.stat.kind in kinds)
-                out.update(in_package(root, path) for path in archives)
         return out
 
     def reading(self) -> Reading:
@@ -446,11 +444,6 @@ def _nothing_of_rule(target: Target, platform: Platform) -> RulePlan:
     return RulePlan(
         PackagesOp((), configure=False, recipe=str(target.label)), ImageConfig(platform=platform)
     )
-
-
-def _as_copy(mount: RunMount) -> CopyOp:
-    source = dict(mount.options).get("source", "").strip("/")
-    return CopyOp(ContextSource(mount.context or 0), (source or "/",), (), "/", unpack=False)
 
 
 def _has_variable_paths(spec: TargetInput) -> bool:

@@ -30,7 +30,7 @@ from buildgraph.engine.sniffing import is_archive
 from buildgraph.engine.treewalk import KIND_WORDS, Found, Item, follow, join, walk
 from buildgraph.errors import InputError, Location, did_you_mean
 from buildgraph.filetree import FileStat, FileTree, Kind, name_order
-from buildgraph.graph.ops import ContextSource, CopyOp
+from buildgraph.graph.ops import ContextSource, CopyOp, RunMount, StageSource
 from buildgraph.rootpath import clean
 from buildgraph_cache.digest import Digest, sha256_digest
 
@@ -418,3 +418,16 @@ def _check_storable(name: str, stat: FileStat, source: str) -> None:
         raise InputError(
             f"{source!r}: {name!r} is {KIND_WORDS[stat.kind]} without a file of its own"
         )
+
+
+def mount_source(mount: RunMount) -> str:
+    """Return the path that a mount shows, in what it is from."""
+    return dict(mount.options).get("source", "").strip("/")
+
+
+def mounted_as_copy(mount: RunMount) -> CopyOp:
+    """Return the COPY that selects the files of a mount: those that a COPY of its source would."""
+    source: ContextSource | StageSource = (
+        ContextSource(mount.context or 0) if mount.input is None else StageSource(mount.input)
+    )
+    return CopyOp(source, (mount_source(mount) or "/",), (), "/", unpack=False)

@@ -11,30 +11,22 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.tree import ContextTree
 from buildgraph.engine import records
 from buildgraph.engine.placing import DestFacts, entries
-from buildgraph.engine.selecting import select
+from buildgraph.engine.selecting import mount_source, mounted_as_copy, select
 from buildgraph.engine.treewalk import EmptyTree, follow
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import Entry, FileStat, FileTree, FromTree, Kind
-from buildgraph.graph.ops import ContextSource, ContextSpec, CopyOp, RunMount, StageSource
+from buildgraph.graph.ops import ContextSource, ContextSpec, RunMount, StageSource
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain
 from buildgraph.oci.write import EntryWriter
 from buildgraph_cache.statcache import StatCache
 from buildgraph_cache.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """What a mount shows: the digest of its files."""
-
-    digest: str
 
 
 class Sources:
@@ -81,8 +73,7 @@ class Sources:
     ) -> Iterator[FileTree]:
         """Yield the tree of a source; a context's is ours alone meanwhile."""
         if isinstance(source, StageSource):
-            chain = chains[source.input]
-            yield RootView(self._layers, chain) if chain.layers else EmptyTree()
+            yield root_files(self._layers, chains[source.input])
             return
         with self._locks[source.context]:
             yield self._context(source.context)
@@ -104,29 +95,28 @@ class Sources:
 
     # -- mounts ------------------------------------------------------------------------
 
-    def mounted(self, mount: RunMount, chains: tuple[Chain, ...], where: Location) -> Mounted:
-        """Return the identity of what a bind mount, or the base of a cache mount, shows."""
-        op = _as_copy(mount)
+    def mounted(self, mount: RunMount, chains: tuple[Chain, ...], where: Location) -> str:
+        """Return the digest of the files that a bind mount, or the base of a cache mount, shows."""
+        op = mounted_as_copy(mount)
         chain = Chain() if mount.input is None else chains[mount.input]
         key = records.question("mounted", chain.id, op.paths)
         if mount.input is not None and (known := records.load_memo(self._store, key)):
-            return Mounted(known)
+            return str(known)
         with self.tree(op.source, chains) as tree:
             digest = select(op, tree, where).tree_digest()
         if mount.input is not None:
             records.save_memo(self._store, key, digest)
-        return Mounted(digest)
+        return digest
 
     def directory(
         self, mount: RunMount, chains: tuple[Chain, ...], where: Location
     ) -> tuple[str, ...]:
         """Return directories that, merged, show the source of a mount; or one file."""
-        path = _source(mount)
         if mount.input is None:
-            return self._context_directory(mount, path, chains, where)
+            return self._context_directory(mount, chains, where)
+        path = mount_source(mount)
         chain = chains[mount.input]
-        view: FileTree = RootView(self._layers, chain) if chain.layers else EmptyTree()
-        found = follow(view, path)
+        found = follow(root_files(self._layers, chain), path)
         if found.stat is None:
             raise InputError(f"the mount's source /{path} does not exist", where)
         layers = list(reversed(chain.layers))
@@ -148,28 +138,27 @@ class Sources:
         """
         if mount.input is None:
             return None
-        chain = chains[mount.input]
-        view: FileTree = RootView(self._layers, chain) if chain.layers else EmptyTree()
-        stat = follow(view, _source(mount)).stat
+        view = root_files(self._layers, chains[mount.input])
+        stat = follow(view, mount_source(mount)).stat
         if stat is not None and stat.kind is Kind.DIR:
             return stat
         wrong = "does not exist" if stat is None else "is no directory"
-        raise InputError(f"the source /{_source(mount)} of a cache mount {wrong}", where)
+        raise InputError(f"the source /{mount_source(mount)} of a cache mount {wrong}", where)
 
     def copy_to(
         self, mount: RunMount, chains: tuple[Chain, ...], where: Location, directory: str
     ) -> None:
         """Write the files of a mount's source into an empty directory."""
-        op = _as_copy(mount)
+        op = mounted_as_copy(mount)
         with self.tree(op.source, chains) as tree:
             found = entries(op, select(op, tree, where), DestFacts("", True, (), None))
             write_entries(self._layers, found, directory)
 
     def _context_directory(
-        self, mount: RunMount, path: str, chains: tuple[Chain, ...], where: Location
+        self, mount: RunMount, chains: tuple[Chain, ...], where: Location
     ) -> tuple[str, ...]:
         """Copy the visible part of a context into a layer of the store and show that."""
-        op = _as_copy(mount)
+        op = mounted_as_copy(mount)
         with self.tree(op.source, chains) as tree:
             selection = select(op, tree, where)
             made: list[Entry] = []
@@ -196,6 +185,11 @@ class Sources:
             layer = self._layers.create(made, "directory")
         directory = str(self._layers.ensure_directory(layer))
         return (os.path.join(directory, single),) if single else (directory,)
+
+
+def root_files(layers: LayerStore, chain: Chain) -> FileTree:
+    """Return the root file system that a chain of layers makes, for reading."""
+    return RootView(layers, chain) if chain.layers else EmptyTree()
 
 
 def write_entries(layers: LayerStore, found: Iterable[Entry], directory: str) -> None:
@@ -235,15 +229,3 @@ def merged_below(layers: LayerStore, chain: Chain, path: str) -> tuple[str, ...]
         if hidden:
             break
     return tuple(out)
-
-
-def _source(mount: RunMount) -> str:
-    return dict(mount.options).get("source", "").strip("/")
-
-
-def _as_copy(mount: RunMount) -> CopyOp:
-    """A mount selects its files as a COPY of its source would."""
-    source: ContextSource | StageSource = (
-        ContextSource(mount.context or 0) if mount.input is None else StageSource(mount.input)
-    )
-    return CopyOp(source, (_source(mount) or "/",), (), "/", unpack=False)
