@@ -46,7 +46,7 @@ def find_root(start: str) -> str | None:
     fallback = None
     here = directory
     while True:
-        if is_workspace(_read_or_nothing(os.path.join(here, BOXFILE))):
+        if begins_workspace(here):
             return here
         if fallback is None and os.path.lexists(os.path.join(here, ".git")):
             fallback = here
@@ -54,6 +54,11 @@ def find_root(start: str) -> str | None:
         if above == here:
             return fallback or directory
         here = above
+
+
+def begins_workspace(directory: str) -> bool:
+    """Return whether a directory has a Boxfile that says so; False for one that cannot be read."""
+    return is_workspace(_read_or_nothing(os.path.join(directory, BOXFILE)))
 
 
 def is_workspace(boxfile: bytes) -> bool:
@@ -215,7 +220,7 @@ class Files:
             if listing.boxfile or listing.dockerfile:
                 packages.append(path)
             for name, mode in entries.items():
-                if mode == "directory" and self._searchable(path, name):
+                if mode == "directory" and self.searchable(path, name):
                     waiting.append(in_package(path, name))
         return sorted(packages, key=os.fsencode)
 
@@ -240,15 +245,14 @@ class Files:
     def _is_other_world(self, path: str, entries: dict[str, str]) -> bool:
         if not _SKIPPED_WITH.isdisjoint(entries):
             return True
-        if entries.get(BOXFILE) == "file" and is_workspace(
-            _read_or_nothing(os.path.join(self.root, path, BOXFILE))
-        ):
+        if entries.get(BOXFILE) == "file" and begins_workspace(os.path.join(self.root, path)):
             self.skipped[path] = "is a workspace of its own"
             self._read_files.add(in_package(path, BOXFILE))
             return True
         return False
 
-    def _searchable(self, path: str, name: str) -> bool:
+    def searchable(self, path: str, name: str) -> bool:
+        """Return whether a directory in `path` is searched for packages, by its name alone."""
         if name.startswith(".") or name in _SKIPPED_NAMES:
             return False
         if not path and name in _SKIPPED_AT_ROOT:

@@ -28,7 +28,6 @@ Candidate = tuple[str, str]  # the word, and what it is in a few words
 _NO_TARGETS: Final = frozenset(
     "cache ci login logout replay doctor init import completion schema fmt rules".split()
 )
-_SKIPPED: Final = frozenset(("node_modules", "__pycache__"))
 _LOOKS: Final = 500  # directories that are looked into for packages below, at most
 _MOST: Final = 1_000  # candidates
 
@@ -219,7 +218,7 @@ def _packages(files: Files, written: str) -> Iterator[Candidate]:
         yield ":", "targets of the root"
     for name in files.directories(parent):
         path = f"{parent}{slash}{name}"
-        if not name.startswith(start) or not _searchable(parent, name):
+        if not name.startswith(start) or not files.searchable(parent, name):
             continue
         boxfile, dockerfile = _kinds(files, path)
         if boxfile:
@@ -235,19 +234,13 @@ def _kinds(files: Files, package: str) -> tuple[bool, bool]:
     return listing.boxfile, listing.dockerfile is not None
 
 
-def _searchable(parent: str, name: str) -> bool:
-    if name.startswith(".") or name in _SKIPPED or (not parent and name == "out"):
-        return False
-    return is_package(name)
-
-
 def _has_packages_below(files: Files, path: str) -> bool:
     waiting = [path]
     looks = 0
     while waiting:
         here = waiting.pop(0)
         for name in files.directories(here):
-            if not _searchable(here, name):
+            if not files.searchable(here, name):
                 continue
             below = f"{here}/{name}"
             looks += 1

@@ -13,7 +13,7 @@ import click
 from buildgraph import limits
 from buildgraph.boxfile import yaml
 from buildgraph.boxfile.draft import Draft, write_boxfile
-from buildgraph.boxfile.files import find_root, is_workspace
+from buildgraph.boxfile.files import begins_workspace, find_root
 from buildgraph.boxfile.imported import draft_of
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.cli.entry import guarded, open_workspace
@@ -109,12 +109,8 @@ def workspace_name(directory: str, *, inside: bool = False) -> str | None:
     root = find_root(directory)
     if root is not None and root != os.path.realpath(directory) and not inside:
         return None
-    try:
-        with open(os.path.join(directory, BOXFILE), "rb") as file:
-            if is_workspace(file.read(limits.BOXFILE_BYTES)):
-                return None
-    except OSError:
-        pass
+    if begins_workspace(directory):
+        return None
     name = os.path.basename(os.path.realpath(directory))
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in name)
     return kept.lstrip("_.-") or "root"

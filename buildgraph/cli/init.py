@@ -8,18 +8,17 @@ is never overwritten.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import click
 
 from buildgraph import limits
 from buildgraph.boxfile.draft import Draft, DraftTarget, Plain, write_boxfile
-from buildgraph.boxfile.files import find_root, is_workspace
+from buildgraph.boxfile.files import begins_workspace, find_root
 from buildgraph.boxfile.imported import plain
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.boxfile.tagging import Known, find_builds
@@ -88,13 +87,8 @@ def _own_name(root: str) -> str | None:
     Raises InputError inside of another one.
     """
     above = find_root(root)
-    if above not in (None, root):
-        with contextlib.suppress(OSError):
-            with open(os.path.join(str(above), BOXFILE), "rb") as file:
-                if is_workspace(file.read(limits.BOXFILE_BYTES)):
-                    raise InputError(
-                        f"{root} is in the workspace {above}", hint=f"buildgraph init {above}"
-                    )
+    if above is not None and above != root and begins_workspace(above):
+        raise InputError(f"{root} is in the workspace {above}", hint=f"buildgraph init {above}")
     return workspace_name(root, inside=True)
 
 
@@ -168,10 +162,7 @@ def _assign(out: dict[Label, _Found], by_file: dict[str, list[_Found]], known: K
         mine = (one.known.context, one.known.stage, dict(one.known.args))
         if mine == (known.context, known.stage, dict(known.args)):
             tags = tuple(dict.fromkeys((*one.known.tags, *known.tags)))
-            one.known = Known(
-                one.known.source, one.known.name, *mine[:1], one.known.dockerfile, tags,
-                one.known.stage, one.known.args, one.known.contexts,
-            )  # fmt: skip
+            one.known = replace(one.known, tags=tags)
             return
     name = known.name or (known.stage or "")
     label = Label(there[0].label.package, name)
@@ -294,8 +285,6 @@ def _draft(one: _Found, root: str) -> DraftTarget | None:
     if not fields:
         return None
     notes = [f"from {known.source}"] if known is not None else []
-    if one.label.name == DEFAULT_NAME and list(fields) == ["dockerfile"]:
-        return None
     return DraftTarget(one.label.name, fields, notes)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from buildgraph import limits
-from buildgraph.boxfile.files import find_root, is_workspace
+from buildgraph.boxfile.files import begins_workspace, find_root
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.boxfile.target import DockerfileAt, ImageTarget, group_target, image_target
 from buildgraph.boxfile.workspace import Workspace
@@ -159,7 +159,7 @@ def workspace_of(words: Sequence[str], cwd: str) -> tuple[Workspace, str]:
     if len(words) == 1 and not words[0].startswith("//") and os.path.isdir(words[0]):
         there = os.path.realpath(words[0])
         other = find_root(there) or there
-        if not _inside(there, root) or (other != root and _is_marked(other)):
+        if not _inside(there, root) or (other != root and begins_workspace(other)):
             at, root = there, other
     workspace = workspace_at(root)
     return workspace, workspace.package_of(at)
@@ -167,15 +167,6 @@ def workspace_of(words: Sequence[str], cwd: str) -> tuple[Workspace, str]:
 
 def _inside(path: str, directory: str) -> bool:
     return f"{path}/".startswith(directory.rstrip("/") + "/")
-
-
-def _is_marked(directory: str) -> bool:
-    """Say whether a workspace inside another one begins here, by what its Boxfile says."""
-    try:
-        with open(os.path.join(directory, BOXFILE), "rb") as file:
-            return is_workspace(file.read(limits.BOXFILE_BYTES))
-    except OSError:
-        return False
 
 
 def _expand(workspace: Workspace, word: str, package: str) -> list[Label]:
@@ -200,7 +191,7 @@ def _labels_of_file(workspace: Workspace, name: str) -> list[Label]:
     path = os.path.relpath(real, workspace.root)
     directory, _, base = path.rpartition("/")
     other = find_root(real)
-    if other is not None and other != workspace.root and _is_marked(other):
+    if other is not None and other != workspace.root and begins_workspace(other):
         return []  # a workspace inside this one has targets of its own
     if base == BOXFILE:
         return workspace.expand([f"//{directory}:all"])

@@ -45,6 +45,13 @@ def test_init_links_what_belongs_together(workspace: Workspace) -> None:
     assert "app/Boxfile.yaml is there already and stays as it is" in again
 
 
+def test_init_says_of_which_file_a_target_is_made(workspace: Workspace) -> None:
+    workspace.write("app/Dockerfile.image", "FROM scratch\nLABEL a=b\n")
+    workspace.run("init")
+    assert "dockerfile: Dockerfile.image" in workspace.read("app/Boxfile.yaml")
+    assert workspace.run("list").stdout.split()[0] == "//app"
+
+
 def test_import_of_a_bake_file_builds(workspace: Workspace) -> None:
     repository(workspace)
     workspace.write("docker-bake.hcl", BAKE)
