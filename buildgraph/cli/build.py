@@ -153,10 +153,11 @@ def _build(
         chronicle.write(session.store, prepared, result.outcomes, result.images)
         if not session.store.read_only:
             session.store.sync()
-        if result.built and not result.errors and (line := last_line(prepared.inputs)):
+        news = result.built > 0 and not result.errors
+        found = findings(prepared.inputs) if news or screen.want_findings else ()
+        if news and (line := last_line(found)):
             screen(ev.Notice(session.now(), line, "info"))
-        if screen.want_findings:
-            screen.findings(findings(prepared.inputs))
+        screen.findings(found)
         screen.close()
         _offer_shell(session)
         for failure in result.errors:

@@ -7,7 +7,6 @@ so failures come first. Source: "Workflow commands" of the runner's documentatio
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, TextIO
@@ -16,7 +15,7 @@ from buildgraph import events as ev
 from buildgraph.boxfile.files import find_root
 from buildgraph.cli import words
 from buildgraph.cli.escape import no_commands, safe
-from buildgraph.cli.report_github import annotation
+from buildgraph.cli.report_github import annotation, prefix_of
 from buildgraph.errors import BuildFailed, BuildgraphError, HostError, InputErrors, Location
 
 if TYPE_CHECKING:
@@ -35,10 +34,7 @@ class GithubReader:
     def __init__(self, err: TextIO, env: Mapping[str, str], cwd: str):
         self._err = err
         self._summary = env.get("GITHUB_STEP_SUMMARY", "")
-        root = find_root(cwd) or cwd
-        top = os.path.realpath(env.get("GITHUB_WORKSPACE") or root)
-        prefix = os.path.relpath(os.path.realpath(root), top)
-        self._prefix = "" if prefix == "." or prefix.startswith("..") else f"{prefix}/"
+        self._prefix = prefix_of(find_root(cwd) or cwd, env)
         self._failures: list[tuple[str, str, BuildgraphError]] = []  # label, title, error
         self._images: list[ev.ImageBuilt] = []
         self._checks: list[tuple[str, ev.CheckFinished]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -117,13 +116,14 @@ def print_report(report: Report, form: str, *, strict: bool) -> None:
         text = write_json(report, strict=strict)
     elif form == "sarif":
         from buildgraph.cli.lint_explain import KNOWN
+        from buildgraph.cli.report_github import prefix_of
         from buildgraph.cli.report_sarif import write_sarif
 
-        text = write_sarif(report, KNOWN, strict=strict, prefix=_prefix(report.root, os.environ))
+        text = write_sarif(report, KNOWN, strict=strict, prefix=prefix_of(report.root, os.environ))
     elif form == "github":
-        from buildgraph.cli.report_github import write_github
+        from buildgraph.cli.report_github import prefix_of, write_github
 
-        text = write_github(report, strict=strict, prefix=_prefix(report.root, os.environ))
+        text = write_github(report, strict=strict, prefix=prefix_of(report.root, os.environ))
     else:
         from buildgraph.cli.console import wants_color
         from buildgraph.cli.report_text import write_text
@@ -131,9 +131,3 @@ def print_report(report: Report, form: str, *, strict: bool) -> None:
         color = wants_color(sys.stdout, os.environ)
         text = write_text(report, strict=strict, color=color, env=os.environ)
     click.echo(text, nl=False, color=True)
-
-
-def _prefix(root: str, environ: Mapping[str, str]) -> str:
-    """Return the way from the repository's root to the workspace's, where CI says which it is."""
-    top = os.path.realpath(environ.get("GITHUB_WORKSPACE") or root)
-    return root[len(top) :].strip("/") + "/" if root.startswith(top + "/") else ""

@@ -29,9 +29,9 @@ def refuse(inputs: Sequence[TargetInput]) -> None:
         )
 
 
-def last_line(inputs: Sequence[TargetInput]) -> str:
-    """Return what a build says at its end, "" for nothing."""
-    count = len(_found(inputs, graph=True))
+def last_line(found: Sequence[Finding]) -> str:
+    """Return what a build says of findings at its end, "" for none."""
+    count = len(found)
     return (
         f"{plural(count, 'warning')} found (buildgraph lint or --check shows them)" if count else ""
     )

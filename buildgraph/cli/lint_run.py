@@ -18,10 +18,9 @@ from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks import base_platform_mismatch, check
 from buildgraph.dockerfile.checks_findings import Findings, own_options, unknown_rules
 from buildgraph.dockerfile.directives import CheckOptions
-from buildgraph.errors import InputError, did_you_mean
+from buildgraph.errors import InputError, Location, did_you_mean
 from buildgraph.graph.lint import check_graph
 from buildgraph.graph.lint_facts import facts_of
-from buildgraph.graph.lint_rules import REASONS as GRAPH_REASONS
 from buildgraph.graph.lint_stages import StageGraph, stage_graph, stage_index
 from buildgraph.graph.lower import TargetInput
 from buildgraph.oci.types import ImageConfig
@@ -120,21 +119,15 @@ class _Runner:
             wanted = one.target.stage if one.target is not None else None
             if wanted is None or self._stage is not None:
                 continue
-            file = one.input.dockerfile
-            if stage_index(file, wanted.text) is None:
-                names = [stage.from_.name for stage in file.stages if stage.from_.name]
-                hint = did_you_mean(wanted.text.lower(), names)
-                message = f"{file.path} has no stage {wanted.text!r}"
-                yield InputError(message, wanted.where, hint)
+            if stage_index(one.input.dockerfile, wanted.text) is None:
+                yield _no_stage(one.input.dockerfile, wanted.text, wanted.where)
 
     def _needed(self, made: TargetInput, graph: StageGraph) -> frozenset[int] | None:
         if self._stage is None:
             return None
         index = stage_index(made.dockerfile, self._stage)
         if index is None:
-            names = [stage.from_.name for stage in made.dockerfile.stages if stage.from_.name]
-            hint = did_you_mean(self._stage.lower(), names)
-            raise InputError(f"{made.dockerfile.path} has no stage {self._stage!r}", None, hint)
+            raise _no_stage(made.dockerfile, self._stage, None)
         return graph.needed_by([index])
 
     def _asked(self, made: TargetInput) -> set[int]:
@@ -153,7 +146,14 @@ class _Runner:
         )
 
 
-_REASONS = {**GRAPH_REASONS, **{name: rule.reason for name, rule in KNOWN.items()}}
+_REASONS = {name: rule.reason for name, rule in KNOWN.items()}
+
+
+def _no_stage(file: ast.Dockerfile, name: str, where: Location | None) -> InputError:
+    names = [stage.from_.name for stage in file.stages if stage.from_.name]
+    return InputError(
+        f"{file.path} has no stage {name!r}", where, did_you_mean(name.lower(), names)
+    )
 
 
 def _platforms(

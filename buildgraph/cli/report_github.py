@@ -7,8 +7,20 @@ written as such as well. Source: "Workflow commands" of the runner's documentati
 
 from __future__ import annotations
 
-from buildgraph.cli.lint_report import Report
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from buildgraph.errors import Location
+
+if TYPE_CHECKING:
+    from buildgraph.cli.lint_report import Report
+
+
+def prefix_of(root: str, environ: Mapping[str, str]) -> str:
+    """Return the way from the repository's root to a workspace's, where CI says which it is."""
+    top = os.path.realpath(environ.get("GITHUB_WORKSPACE") or root)
+    return root[len(top) :].strip("/") + "/" if root.startswith(top + "/") else ""
 
 
 def write_github(report: Report, *, strict: bool, prefix: str) -> str:

@@ -3,12 +3,13 @@ has; must not know how it came about.
 
     {"warnings": [{"ruleName", "description", "detail", "severity", "fix"?, "location"?}],
      "sources": [{"filename", "language", "data"}],
-     "buildError"?: {"message", "location"?}}
+     "buildError"?: ERROR, "errors"?: [ERROR]}
 
 `description` is why the rule exists, `detail` what was found; `severity` is "warning" or "error".
 `data` is the file in base64. `location` is {"sourceIndex", "ranges": [{"start", "end"}]}; a place
 is {"line", "character"}, lines counted from 1 and characters from 0, the end exclusive.
-`severity` and `fix` are ours beside buildx's keys.
+An ERROR is {"message", "hint"?, "location"?}; `buildError` is the first of `errors`.
+`severity`, `fix`, `hint` and `errors` are ours beside buildx's keys.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from buildgraph.boxfile.lint import EXAMPLES as BOXFILE_EXAMPLES
-from buildgraph.cli.lint_build import last_line, refuse
+from buildgraph.cli.lint_build import findings, last_line, refuse
 from buildgraph.cli.lint_explain import KNOWN
 from buildgraph.cli.lint_inputs import Reader, Subjects, read_words, workspace_of
 from buildgraph.cli.lint_report import Report
@@ -375,9 +375,9 @@ def test_the_last_line_of_a_build() -> None:
     write({"Dockerfile": "FROM scratch AS a\nMAINTAINER a\nFROM scratch AS b\nMAINTAINER b\n"})
     inputs = [one.input for one in subjects().found]
     # Only what is built is spoken of.
-    assert last_line(inputs) == "1 warning found (buildgraph lint or --check shows them)"
+    assert last_line(findings(inputs)) == "1 warning found (buildgraph lint or --check shows them)"
     write({"Dockerfile": "FROM scratch\n"})
-    assert last_line([one.input for one in subjects().found]) == ""
+    assert last_line(findings([one.input for one in subjects().found])) == ""
 
 
 def test_a_build_is_refused_where_the_file_asks_for_it() -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from buildgraph.cli.lint import _prefix
 from buildgraph.cli.lint_explain import KNOWN
 from buildgraph.cli.lint_report import Report, flattened, merged
-from buildgraph.cli.report_github import write_github
+from buildgraph.cli.report_github import prefix_of, write_github
 from buildgraph.cli.report_json import json_value, write_json
 from buildgraph.cli.report_sarif import write_sarif
 from buildgraph.cli.report_text import write_text
@@ -210,7 +209,7 @@ def test_github_annotations() -> None:
     ],
 )
 def test_paths_are_those_of_the_repository(root: str, workspace: str, prefix: str) -> None:
-    assert _prefix(root, {"GITHUB_WORKSPACE": workspace} if workspace else {}) == prefix
+    assert prefix_of(root, {"GITHUB_WORKSPACE": workspace} if workspace else {}) == prefix
 
 
 def test_findings_are_merged_and_errors_flattened() -> None:
