@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 _CHUNK: Final = 1 << 16
 _BLOCK: Final = 512
-_FAR: Final = 1 << 40  # seconds: an epoch that cuts nothing; a layer's epoch comes later
 _DOCKERFILES: Final = ("Dockerfile", "Containerfile", "dockerfile")
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
 
@@ -171,6 +170,7 @@ def _unpacked(
     """Unpack an archive; what is none is a Dockerfile with an empty context."""
     from buildgraph.oci.compress import decompress
     from buildgraph.oci.tarread import TarReader
+    from buildgraph.oci.tarstream import NO_EPOCH
     from buildgraph.oci.unpack import Unpacker
 
     spec = ContextSpec(directory, (), f"context {shown}", owners=True, fleeting=True)
@@ -180,7 +180,8 @@ def _unpacked(
         return Fetched(name, spec, (shown, _whole(chunks, shown)))
     tar = TarReader(decompress(chunks))
     try:
-        with Unpacker(directory, _FAR, session.layers.overlay, whiteouts=False) as unpacker:
+        # A layer's epoch comes later.
+        with Unpacker(directory, NO_EPOCH, session.layers.overlay, whiteouts=False) as unpacker:
             unpacker.unpack(tar, tar)
         for _ in chunks:  # whoever writes it must not meet a closed pipe
             pass

@@ -30,7 +30,6 @@ from buildgraph.oci.unpack import Unpacker
 from buildgraph_cache.store import Store
 
 _CHUNK = 1 << 20
-_FAR = 1 << 40  # seconds: an epoch that cuts nothing
 
 
 class FileExecutor:
@@ -47,8 +46,7 @@ class FileExecutor:
         """`compression` is what blobs are written with when nobody needs the directory."""
         self._store = store
         self._layers = layers
-        # `timestamps: preserve`: no epoch cuts the times that entries bring.
-        self._keeping = LayerStore(store, _FAR, layers.overlay)
+        self._keeping = layers.keeping_times()
         self._identifier = identifier
         self._sources = sources
         self._compression = compression

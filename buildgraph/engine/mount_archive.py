@@ -24,13 +24,12 @@ from buildgraph.filetree import Entry, Kind
 from buildgraph.oci.compress import Compression, compressor, decompress, sniff
 from buildgraph.oci.dirtree import DirTree, Scan, overlay_namespace
 from buildgraph.oci.tarread import Member, TarReader
-from buildgraph.oci.tarstream import HeaderWriter, canonical, tar_chunks
+from buildgraph.oci.tarstream import NO_EPOCH, HeaderWriter, canonical, tar_chunks
 from buildgraph.oci.unpack import Unpacker, member_path
 from buildgraph_cache.mount_care import CacheMount, is_mount_name
 from buildgraph_cache.mounts import about_bytes, read_about
 from buildgraph_cache.store import Store
 
-_FAR: Final = 1 << 40  # seconds: an epoch that cuts no time
 _COMPRESSION: Final = Compression("zstd")
 _END: Final = "whole"  # after every name in hexadecimal digits
 _DEVICES: Final = (b"3", b"4")
@@ -64,7 +63,7 @@ def export_mounts(
         entries.append(Entry(_END, Kind.FILE, 0o600, mtime=0))
         engine = compressor(_COMPRESSION)
         try:
-            for chunk in tar_chunks(canonical(entries), HeaderWriter(_FAR)):
+            for chunk in tar_chunks(canonical(entries), HeaderWriter(NO_EPOCH)):
                 data = engine.compress(chunk)
                 if data:
                     write(data)
@@ -88,7 +87,7 @@ def _entries(name: str, path: str) -> Iterator[Entry]:
         mtime=top.st_mtime_ns // 1_000_000_000,
     )
     tree = DirTree(Path(path, "data"))
-    for entry in Scan(tree, _FAR, fix=False, below=None).run():
+    for entry in Scan(tree, NO_EPOCH, fix=False, below=None).run():
         if entry.kind in (Kind.CHAR, Kind.BLOCK):
             continue  # no step can make one that is good for anything
         link = f"{data}/{entry.link}" if entry.kind is Kind.HARDLINK else entry.link
@@ -106,7 +105,7 @@ def import_mounts(store: Store, source: Iterable[bytes]) -> Imported:
     with store.new_scratch() as scratch:
         place = scratch.directory("mounts")
         tar = TarReader(decompress(_compressed(iter(source)), total=most), total=most)
-        with _MountUnpacker(place, _FAR, overlay_namespace()) as unpacker:
+        with _MountUnpacker(place, NO_EPOCH, overlay_namespace()) as unpacker:
             unpacker.unpack(tar, tar)
         for _ in tar.rest():  # to the end, so that damage there is seen
             pass

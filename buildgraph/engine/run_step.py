@@ -30,7 +30,6 @@ from buildgraph_cache.scratch import Scratch
 from buildgraph_cache.store import Store
 
 SCRIPT = "/.buildgraph-script"
-_FAR = 1 << 40  # seconds: an epoch that cuts nothing
 _TAIL_LINES = 20
 _TAIL_BYTES = 64 * 1024
 
@@ -72,8 +71,7 @@ class ExecExecutor:
         self._limits = step_limits
         self._hosts = hosts or {}
         self._keep_failed = keep_failed
-        # `timestamps: preserve`: no epoch cuts the times that commands set.
-        self._keeping = LayerStore(store, _FAR, layers.overlay)
+        self._keeping = layers.keeping_times()
 
     def execute(self, work: Work) -> Layer | None:
         """Run the command; its changes become a layer, published as a directory."""

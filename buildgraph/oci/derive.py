@@ -8,15 +8,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from buildgraph.oci.dirtree import DirTree, Scan
 from buildgraph.oci.layerrecord import KIND, LayerRecord
 from buildgraph.oci.layers import LayerStore
-from buildgraph.oci.tarstream import HeaderWriter, canonical, tar_chunks, with_marks
+from buildgraph.oci.tarstream import NO_EPOCH, HeaderWriter, canonical, tar_chunks, with_marks
 from buildgraph_cache.digest import Digest
-
-_NEVER: Final = 1 << 40  # a snapshot's times are final: no epoch changes them any more
 
 
 def snapshot_digest(layers: LayerStore) -> Callable[[str], Digest]:
@@ -32,10 +29,11 @@ def snapshot_digest(layers: LayerStore) -> Callable[[str], Digest]:
         if known is not None and LayerRecord.parse(known).foreign:
             return name
         tree = DirTree(Path(path), user=layers.overlay == "user")
-        scan = Scan(tree, _NEVER, fix=False, below=None)
+        # A snapshot's times are final: no epoch changes them any more.
+        scan = Scan(tree, NO_EPOCH, fix=False, below=None)
         hasher = hashlib.sha256()
         for chunk in tar_chunks(
-            with_marks(canonical(scan.run()), scan.opaque), HeaderWriter(_NEVER)
+            with_marks(canonical(scan.run()), scan.opaque), HeaderWriter(NO_EPOCH)
         ):
             hasher.update(chunk)
         return Digest("sha256:" + hasher.hexdigest())

@@ -16,10 +16,9 @@ from buildgraph.errors import HostError, InputError
 from buildgraph.filetree import Entry, FileStat, FromTree, Kind
 from buildgraph.oci.publish import new_directory, new_file, output_error, remove_tree
 from buildgraph.oci.rootview import RootView
-from buildgraph.oci.tarstream import HeaderWriter, canonical, read_content, tar_chunks
+from buildgraph.oci.tarstream import NO_EPOCH, HeaderWriter, canonical, read_content, tar_chunks
 from buildgraph.oci.unpack import write_all
 
-_NEVER: Final = 1 << 40  # seconds; later than any time
 _OURS: Final = "user.buildgraph.export"
 
 
@@ -91,7 +90,7 @@ def _below(name: str, view: RootView, epoch: int) -> Iterator[Entry]:
 
 
 def _write_tar(entries: Iterable[Entry], dest: Path | BinaryIO) -> None:
-    chunks = tar_chunks(canonical(entries), HeaderWriter(_NEVER))
+    chunks = tar_chunks(canonical(entries), HeaderWriter(NO_EPOCH))
     if isinstance(dest, Path):
         with new_file(dest) as file:
             for chunk in chunks:

@@ -37,6 +37,7 @@ from buildgraph.oci.streams import Size, Toc, rechunk
 from buildgraph.oci.tarread import TarReader
 from buildgraph.oci.tarstream import (
     CHUNK,
+    NO_EPOCH,
     HeaderWriter,
     canonical,
     checked,
@@ -80,6 +81,10 @@ class LayerStore:
         self._trees: dict[str, DirTree] = {}
         self._tocs: dict[str, TocTree] = {}
         self._offers: dict[str, Callable[[], object]] = {}
+
+    def keeping_times(self) -> LayerStore:
+        """Return a view of the same store that cuts no time: `timestamps: preserve`."""
+        return LayerStore(self.store, NO_EPOCH, self.overlay, cap=self.cap)
 
     # --- making layers ------------------------------------------------------------------------
 
@@ -326,10 +331,10 @@ class LayerStore:
         name = hex_of(layer.diff_id)
         if not known.foreign and self.store.has_snapshot(name):
             tree = DirTree(Path(self.store.snapshot_path(name)), user=self.overlay == "user")
-            scan = Scan(tree, 1 << 40, fix=False, below=None)
+            scan = Scan(tree, NO_EPOCH, fix=False, below=None)
             ordered = with_marks(canonical(scan.run()), scan.opaque)
             # the snapshot's times are final: an epoch of another build must not change them
-            chunks = tar_chunks(ordered, HeaderWriter(1 << 40))
+            chunks = tar_chunks(ordered, HeaderWriter(NO_EPOCH))
             what = f"snapshot {name}"
         else:
             digest, size = self._any_blob(layer)

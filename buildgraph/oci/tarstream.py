@@ -22,6 +22,7 @@ from buildgraph.filetree import Entry, FileStat, FromTree, Kind, name_order
 BLOCK = 512
 CHUNK = 1 << 20  # compressors are fed exactly this much: ISA-L's output depends on it
 END = bytes(2 * BLOCK)
+NO_EPOCH = 1 << 40  # seconds: an epoch that cuts no time
 WHITEOUT_PREFIX = ".wh."
 OPAQUE_NAME = ".wh..wh..opq"
 
