@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -25,10 +25,15 @@ from buildgraph_cache.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class _Owner:
+class Owner:
+    """Whose a mount is, and its mode."""
+
     uid: int
     gid: int
     mode: int
+
+
+_ROOTS = Owner(0, 0, 0o755)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +132,22 @@ class CacheMounts:
         return prepare
 
 
-def _owner(mount: RunMount, stat: FileStat | None) -> _Owner:
+def _owner(mount: RunMount, stat: FileStat | None) -> Owner:
     """Return whose a new directory is: as the options say, else as the source's, else root's."""
-    options = dict(mount.options)
-    uid, gid, mode = (0, 0, 0o755) if stat is None else (stat.uid, stat.gid, stat.mode)
-    return _Owner(
-        int(options.get("uid", uid)),
-        int(options.get("gid", gid)),
-        int(options["mode"], 8) if "mode" in options else mode,
+    of_source = _ROOTS if stat is None else Owner(stat.uid, stat.gid, stat.mode)
+    return owner_of(dict(mount.options), of_source)
+
+
+def owner_of(options: Mapping[str, str], default: Owner) -> Owner:
+    """Return what `uid`, `gid` and `mode` of a mount say, and the default's where they do not."""
+    return Owner(
+        int(options.get("uid", default.uid)),
+        int(options.get("gid", default.gid)),
+        int(options["mode"], 8) if "mode" in options else default.mode,
     )
 
 
-def _settle(directory: str, owner: _Owner, where: Location) -> None:
+def _settle(directory: str, owner: Owner, where: Location) -> None:
     try:
         os.chown(directory, owner.uid, owner.gid)
         os.chmod(directory, owner.mode & 0o7777)

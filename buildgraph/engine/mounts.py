@@ -17,10 +17,10 @@ from typing import assert_never
 from buildgraph import limits
 from buildgraph.dockerfile.mounts import parse_size
 from buildgraph.engine.agent import lent_agent
-from buildgraph.engine.cache_mounts import CacheMounts, has_source
+from buildgraph.engine.cache_mounts import CacheMounts, Owner, has_source, owner_of
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Work
-from buildgraph.errors import InputError
+from buildgraph.errors import InputError, Location
 from buildgraph.graph.ops import ExecOp, Node, RunMount
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Chain
@@ -34,6 +34,9 @@ class SecretSource:
 
     env: str | None = None
     path: str | None = None
+
+
+Secrets = Mapping[str, Mapping[str, SecretSource]]  # by target label; "" are the command line's
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,11 @@ class MountSources:
         store: Store,
         layers: LayerStore,
         sources: Sources,
-        secrets: Mapping[str, Mapping[str, SecretSource]],
+        secrets: Secrets,
         environ: Mapping[str, str],
         agents: Mapping[str, str] | None = None,
     ):
-        """`secrets` by target label, "" for the command line's; `agents` are sockets by id."""
+        """`agents` are sockets by id."""
         self._store = store
         self._layers = layers
         self._sources = sources
@@ -135,10 +138,9 @@ class MountSources:
                 )
             return []
         scratch = stack.enter_context(self._store.new_scratch())
-        uid, gid = int(options.get("uid", "0")), int(options.get("gid", "0"))
-        mode = int(options.get("mode", "0600"), 8)
+        own = owner_of(options, Owner(0, 0, 0o600))
         path = stack.enter_context(
-            lent_agent(agent, scratch.path, "agent", mode=mode, uid=uid, gid=gid)
+            lent_agent(agent, scratch.path, "agent", mode=own.mode, uid=own.uid, gid=own.gid)
         )
         return [Bind(path, mount.target, read_only=True)]
 
@@ -151,7 +153,9 @@ class MountSources:
         env: dict[str, str],
     ) -> None:
         identity = options.get("id") or os.path.basename(mount.target)
-        value = self._value(work.node, identity)
+        value = find_secret(
+            self._secrets, self._environ, work.node.label, identity, work.node.where
+        )
         if value is None:
             if options.get("required") == "true":
                 raise InputError(
@@ -160,22 +164,31 @@ class MountSources:
                     f"--secret id={identity},src=FILE, or `secrets:` in the Boxfile",
                 )
             return
-        if len(value) > limits.SECRET_BYTES:
-            raise InputError(f"the secret {identity!r} is larger than 500 KiB", work.node.where)
         if name := options.get("env"):
             env[name] = value.decode("utf-8", "surrogateescape")
             if not mount.target:
                 return
         target = mount.target or f"/run/secrets/{os.path.basename(identity)}"
-        mode = int(options.get("mode", "0400"), 8)
-        uid, gid = int(options.get("uid", "0")), int(options.get("gid", "0"))
-        mounts.append(FileMount(target, value, mode, uid, gid))
+        own = owner_of(options, Owner(0, 0, 0o400))
+        mounts.append(FileMount(target, value, own.mode, own.uid, own.gid))
 
-    def _value(self, node: Node, identity: str) -> bytes | None:
-        source = self._secrets.get("", {}).get(identity) or self._secrets.get(node.label, {}).get(
-            identity
-        )
-        return None if source is None else read_secret(source, identity, self._environ)
+
+def find_secret(
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    label: str,
+    identity: str,
+    where: Location | None = None,
+) -> bytes | None:
+    """Return the value of a secret for a target; None where none is given, or its variable not set.
+
+    Raises InputError for one that cannot be read or is too large.
+    """
+    source = secrets.get("", {}).get(identity) or secrets.get(label, {}).get(identity)
+    value = None if source is None else read_secret(source, identity, environ)
+    if value is not None and len(value) > limits.SECRET_BYTES:
+        raise InputError(f"the secret {identity!r} is larger than 500 KiB", where)
+    return value
 
 
 def read_secret(source: SecretSource, identity: str, environ: Mapping[str, str]) -> bytes | None:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from buildgraph import limits
-from buildgraph.engine.mounts import SecretSource, read_secret
+from buildgraph.engine.mounts import Secrets, find_secret
 from buildgraph.engine.work import Work
 from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.filetree import Entry, FileStat, FromTree, Kind
@@ -33,13 +32,12 @@ if TYPE_CHECKING:
     from buildgraph.fetch.git import Git
     from buildgraph.fetch.http import Content, HttpSource, Wanted
     from buildgraph.transport.client import Client
+    from buildgraph.transport.messages import FixedAuthorization
     from buildgraph.transport.urls import Url
 
 FILE_MODE: Final = 0o600  # as docker has it
-_FAR: Final = 1 << 40  # seconds: an epoch that cuts nothing
 
 Progress = Callable[[str, int, int], None]
-Secrets = Mapping[str, Mapping[str, SecretSource]]  # by target label; "" are the command line's
 
 
 def silent(text: str, done: int, total: int) -> None:
@@ -63,8 +61,7 @@ class Remotes:
         """`agent` is the socket of an ssh agent; setting `cancel` ends what is under way."""
         self._store = store
         self._layers = layers
-        # `timestamps: preserve`: no epoch cuts the times that entries bring.
-        self._keeping = LayerStore(store, _FAR, layers.overlay)
+        self._keeping = layers.keeping_times()
         self._secrets = secrets
         self._environ = environ
         self._offline = offline
@@ -88,13 +85,11 @@ class Remotes:
         and HostError.
         """
         from buildgraph.fetch.http import Wanted
-        from buildgraph.transport.messages import FixedAuthorization
         from buildgraph.transport.urls import parse_url
 
         url = parse_url(address)
-        value = self._authorization(url, "")
-        authorizer = FixedAuthorization({url.origin: value}) if value else None
-        return self._http().find(Wanted(url, authorizer=authorizer), cancel=self.cancel)
+        wanted = Wanted(url, authorizer=self._authorizer(url, ""))
+        return self._http().find(wanted, cancel=self.cancel)
 
     # -- what they are -------------------------------------------------------------------
 
@@ -226,14 +221,17 @@ class Remotes:
 
     def _wanted(self, op: HttpOp, node: Node) -> Wanted:
         from buildgraph.fetch.http import Wanted
-        from buildgraph.transport.messages import FixedAuthorization
         from buildgraph.transport.urls import parse_url
 
         url = parse_url(op.url, node.where)
         checksum = None if op.checksum is None else parse_digest(op.checksum)
-        value = self._authorization(url, node.label)
-        authorizer = FixedAuthorization({url.origin: value}) if value else None
-        return Wanted(url, checksum, self._times_matter(op), authorizer)
+        return Wanted(url, checksum, self._times_matter(op), self._authorizer(url, node.label))
+
+    def _authorizer(self, url: Url, label: str) -> FixedAuthorization | None:
+        from buildgraph.transport.messages import FixedAuthorization
+
+        value = self._authorization(url, label)
+        return FixedAuthorization({url.origin: value}) if value else None
 
     def _authorization(self, url: Url, label: str) -> str | None:
         """Return what a secret says to say to the server of `url`."""
@@ -257,15 +255,8 @@ class Remotes:
         return value
 
     def _secret(self, label: str, identity: str) -> str | None:
-        source = self._secrets.get("", {}).get(identity) or self._secrets.get(label, {}).get(
-            identity
-        )
-        value = None if source is None else read_secret(source, identity, self._environ)
-        if value is None:
-            return None
-        if len(value) > limits.SECRET_BYTES:
-            raise InputError(f"the secret {identity!r} is larger than 500 KiB")
-        return value.decode("utf-8", "surrogateescape")
+        value = find_secret(self._secrets, self._environ, label, identity)
+        return None if value is None else value.decode("utf-8", "surrogateescape")
 
 
 class _Question:
