@@ -28,11 +28,11 @@ import time
 from typing import Final
 
 from buildgraph import __version__
-from buildgraph.cli.progress_json import JsonScreen, error_fields, json_line
+from buildgraph.cli.progress_json import JsonScreen, error_fields
 from buildgraph.errors import BuildgraphError, HostError, InputError
 from buildgraph.events import Event
 
-VERSION: Final = 1
+_VERSION: Final = 1
 
 
 class EventsFile:
@@ -50,21 +50,18 @@ class EventsFile:
             raise HostError(f"cannot write {path}: {error.strerror}") from error
         self._path = path
         self._time = 0.0
-        self._file.write(
-            json_line(
-                {
-                    "event": "stream",
-                    "time": 0.0,
-                    "version": VERSION,
-                    "program": "buildgraph",
-                    "program_version": __version__,
-                    "command": sys.argv[1:],
-                    "started": round(time.time(), 3),
-                }
-            )
-        )
-        self._file.flush()
         self._screen = JsonScreen(self._file)
+        self._screen.write(
+            {
+                "event": "stream",
+                "time": 0.0,
+                "version": _VERSION,
+                "program": "buildgraph",
+                "program_version": __version__,
+                "command": sys.argv[1:],
+                "started": round(time.time(), 3),
+            }
+        )
 
     def __call__(self, event: Event) -> None:
         """Write one event."""

@@ -5,7 +5,7 @@ drawn.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import click
 
@@ -13,9 +13,10 @@ from buildgraph.boxfile.target import Target
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.options import store_option
+from buildgraph.cli.textfile import write_text
 from buildgraph.engine import records
 from buildgraph.engine.planning import Step, plan
-from buildgraph.errors import HostError
+from buildgraph.graph.ops import Node
 from buildgraph.graph.picture import Box, Level, Picture, picture
 from buildgraph_cache.digest import Digest
 from buildgraph_cache.store import Store
@@ -71,11 +72,7 @@ def command(
     if file is None:
         click.echo(text, nl=False)
         return
-    try:
-        with open(file, "w", encoding="utf-8") as written:
-            written.write(text)
-    except OSError as error:
-        raise HostError(f"cannot write {file}: {error.strerror}") from error
+    write_text(file, text)
 
 
 def _picture(words: tuple[str, ...], store: str | None, *, offline: bool) -> Picture:
@@ -94,46 +91,28 @@ def _picture(words: tuple[str, ...], store: str | None, *, offline: bool) -> Pic
         slots = {node.id: node.slot for node in prepared.graph.nodes}
         known = {step.node.id: step for step in steps}
         boxes = [
-            _step_box(
-                node.slot,
-                known.get(node.id),
-                node.title,
-                node.label,
-                node.stage,
-                str(node.where),
-                tuple(dict.fromkeys(slots[i] for i in node.inputs if i is not None)),
-                session.store,
-            )
+            _step_box(node, known.get(node.id), slots, session.store)
             for node in prepared.graph.nodes
         ]
         return picture(workspace.name, boxes, _target_boxes(targets, workspace))
 
 
-def _step_box(
-    slot: str,
-    step: Step | None,
-    title: str,
-    target: str,
-    stage: str,
-    where: str,
-    needs: Sequence[str],
-    store: Store,
-) -> Box:
+def _step_box(node: Node, step: Step | None, slots: Mapping[int, str], store: Store) -> Box:
     seconds: float | None = None
     size: int | None = None
-    last = None if step is None else records.load_slot(store, slot)
+    last = None if step is None else records.load_slot(store, node.slot)
     if last is not None:
         seconds = last.seconds
         record = records.load_node(store, Digest(last.key))
         size = record.layer.size if record is not None and record.layer is not None else None
     return Box(
-        slot,
-        title,
-        target,
-        tuple(needs),
-        target,
-        stage,
-        where,
+        node.slot,
+        node.title,
+        node.label,
+        tuple(dict.fromkeys(slots[i] for i in node.inputs if i is not None)),
+        node.label,
+        node.stage,
+        str(node.where),
         "" if step is None else step.verdict.value,
         seconds,
         size,

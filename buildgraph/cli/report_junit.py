@@ -16,7 +16,8 @@ from xml.sax.saxutils import escape, quoteattr
 from buildgraph import events as ev
 from buildgraph.cli import words
 from buildgraph.cli.escape import safe
-from buildgraph.errors import BuildFailed, BuildgraphError, HostError, InputErrors, Location
+from buildgraph.cli.textfile import write_text
+from buildgraph.errors import BuildFailed, BuildgraphError, InputErrors, Location
 
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _OWN: Final = "buildgraph"  # the suite of what belongs to no target
@@ -42,11 +43,7 @@ class JunitReport:
         self._places: dict[int, Location | None] = {}
         self._cases: dict[int, _Case] = {}
         self._more: list[_Case] = []
-        try:
-            with open(path, "a", encoding="utf-8"):
-                pass
-        except OSError as error:
-            raise HostError(f"cannot write {path}: {error.strerror}") from error
+        write_text(path, "", mode="a")
 
     def __call__(self, event: ev.Event) -> None:
         """Keep what matters of one event."""
@@ -80,11 +77,7 @@ class JunitReport:
 
     def close(self) -> None:
         """Write the file. Raises HostError."""
-        try:
-            with open(self._path, "w", encoding="utf-8") as file:
-                file.write("\n".join([*self._lines(), ""]))
-        except OSError as error:
-            raise HostError(f"cannot write {self._path}: {error.strerror}") from error
+        write_text(self._path, "\n".join([*self._lines(), ""]))
 
     def _lines(self) -> Iterator[str]:
         suites: dict[str, list[_Case]] = {}

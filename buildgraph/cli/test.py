@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import click
 
@@ -22,6 +21,7 @@ from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.readers import open_readers
 from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
+from buildgraph.cli.textfile import write_text
 from buildgraph.cli.words import plural, seconds
 from buildgraph.engine.build import BuildResult
 from buildgraph.engine.smoke.report import SmokeReport, as_json, as_junit, failure_lines, rate
@@ -74,10 +74,13 @@ def command(
     result, reports = run_tests(targets, settings, options, progress, holder)
     in_order = [reports[label] for label in sorted(reports)]
     if junit is not None:
-        _write(junit, as_junit(in_order))
+        write_text(junit, as_junit(in_order))
     if as_json_file is not None:
         text = json.dumps({"tests": [as_json(each) for each in in_order]}, indent=2) + "\n"
-        _write(as_json_file, text)
+        if as_json_file == "-":
+            click.echo(text, nl=False)
+        else:
+            write_text(as_json_file, text)
     if progress != "json" and as_json_file != "-":
         tell(in_order, quiet=progress == "quiet")
     return exit_code(result.errors, in_order)
@@ -135,16 +138,6 @@ def run_tests(
         screen.finish()
     report_rest(screen, result.errors)
     return result, runner.reports
-
-
-def _write(path: str, text: str) -> None:
-    if path == "-":
-        click.echo(text, nl=False)
-        return
-    try:
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
 
 
 def tell(reports: Sequence[SmokeReport], *, quiet: bool) -> None:
