@@ -14,6 +14,7 @@ from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks_findings import Findings
 from buildgraph.dockerfile.scope import PLATFORM_ARGS, global_scope
 from buildgraph.graph.stage_ir import KNOBS, PROXY_ARGS
+from buildgraph.graph.stage_refs import stage_number
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VARIABLE = re.compile(r"\$(?:\{[^}]*\}?|[A-Za-z0-9_]+)")
@@ -100,8 +101,8 @@ def stage_index(dockerfile: ast.Dockerfile, name: str | None) -> int | None:
 
 def _index_of(name: str, last: Mapping[str, int], count: int) -> int | None:
     found = last.get(name.lower())
-    if found is None and name.isdecimal() and len(name) < 6 and int(name) < count:
-        return int(name)
+    if found is None and (number := stage_number(name)) is not None and number < count:
+        return number
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from buildgraph.dockerfile import instructions as ins
 from buildgraph.dockerfile.expand import expand
+from buildgraph.dockerfile.wording import cut
 from buildgraph.errors import InputError, Location, did_you_mean, raise_all
 from buildgraph.graph.stage_ir import (
     BuildArgs,
@@ -18,6 +19,7 @@ from buildgraph.graph.stage_ir import (
     StageRef,
     platform_args,
 )
+from buildgraph.limits import STAGES
 from buildgraph.oci.platforms import parse_platform
 from buildgraph.oci.types import Platform
 
@@ -123,11 +125,13 @@ class References:
         for position in range(len(self._names) - 1, -1, -1):
             if self._names[position] == lower and lower:
                 return self._earlier(position, index, name, where)
-        if name.isdigit() and int(name) < len(self._file.stages):
-            return self._earlier(int(name), index, name, where)
-        if name.isdigit():
-            raise InputError(f"there is no stage {name}", where, f"{len(self._names)} stages exist")
-        return ImageRef(name)
+        number = stage_number(name)
+        if number is None:
+            return ImageRef(name)
+        if number >= len(self._names):
+            count = f"{len(self._names)} stages exist"
+            raise InputError(f"there is no stage {cut(name)}", where, count)
+        return self._earlier(number, index, name, where)
 
     def _earlier(self, position: int, index: int, name: str, where: Location) -> SourceRef:
         if position < index:
@@ -169,6 +173,16 @@ class References:
 
     def _text(self, word: str, env: Mapping[str, str], where: Location) -> str:
         return expand(word, env, self._escape, where=where)
+
+
+def stage_number(name: str) -> int | None:
+    """Return the index that a name of digits means, too large where no file has so many stages.
+
+    None for what is no number, as Go's Atoi has it: ASCII digits alone.
+    """
+    if not (name.isascii() and name.isdecimal()):
+        return None
+    return int(name) if len(name) < 10 else STAGES
 
 
 def _context_name(image: str) -> str:

@@ -232,6 +232,7 @@ def test_from_binds_to_the_latest_earlier_stage_and_copy_to_the_last() -> None:
         ("FROM x AS t\nCOPY --from=later / /\nFROM y AS later", "must be defined before"),
         ("FROM x AS me\nCOPY --from=me / /", "cannot copy from itself"),
         ("FROM x\nCOPY --from=7 / /", "there is no stage 7"),
+        ("FROM x\nCOPY --from=" + "9" * 5000 + " / /", "there is no stage 9{60}…$"),
         ("ARG B\nFROM ${B}", "is empty"),
         ("FROM x\nADD https://example.com/ /a/", "does not end in a file name"),
         ("FROM x\nADD https://example.com/a%2fb /a/", "is no plain file name"),
@@ -247,6 +248,12 @@ def test_errors_point_at_the_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         unfold(text, "t" if "AS t" in text else None)
     assert caught.value.where is not None
+
+
+def test_digits_that_are_no_number_name_an_image() -> None:
+    copy = unfold("FROM x\nFROM y\nCOPY --from=² / /").stages[-1].steps[0].action
+    assert isinstance(copy, CopyIR)
+    assert copy.source == ImageRef("²")
 
 
 def test_an_unknown_target_suggests_a_stage() -> None:
