@@ -86,6 +86,12 @@ def expand_mount(mount: Mount, expand: Callable[[str], str]) -> Mount:
     return _checked(expand(mount.type), options, mount.where)
 
 
+def secret_name(mount: Mount) -> str:
+    """Return the id of a secret: the one it is given, else the name of its file."""
+    options = dict(mount.options)
+    return options.get("id") or posixpath.basename(options.get("target", ""))
+
+
 def parse_size(text: str, where: Location) -> int:
     """Read a size such as `64m`, `1.5g` or `4096` as bytes; units are powers of 1024."""
     match = re.fullmatch(_SIZE, text, re.IGNORECASE | re.ASCII)

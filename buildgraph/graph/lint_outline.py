@@ -4,11 +4,11 @@ secrets and caches of one; must not know how that is shown.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from buildgraph.dockerfile import instructions as ast
+from buildgraph.dockerfile.mounts import secret_name
 from buildgraph.dockerfile.scope import PLATFORM_ARGS, global_scope
 from buildgraph.errors import Location
 from buildgraph.graph.lint_stages import stage_graph
@@ -133,8 +133,7 @@ def _mounts(run: ast.Run) -> Iterator[tuple[str, OutlineMount]]:
         target = options.get("target", "")
         required = options.get("required") == "true"
         if mount.type == "secret":
-            name = options.get("id") or posixpath.basename(target)
-            yield "secret", OutlineMount(name, required, mount.where)
+            yield "secret", OutlineMount(secret_name(mount), required, mount.where)
         elif mount.type == "ssh":
             yield "ssh", OutlineMount(options.get("id") or "default", required, mount.where)
         elif mount.type == "cache":

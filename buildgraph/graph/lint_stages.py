@@ -14,11 +14,11 @@ from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks_findings import Findings
 from buildgraph.dockerfile.scope import PLATFORM_ARGS, global_scope
 from buildgraph.graph.stage_ir import KNOBS, PROXY_ARGS
-from buildgraph.graph.stage_refs import stage_number
+from buildgraph.graph.stage_refs import mentions, stage_number
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VARIABLE = re.compile(r"\$(?:\{[^}]*\}?|[A-Za-z0-9_]+)")
-_OWN_MEANING = KNOBS | PROXY_ARGS | PLATFORM_ARGS.keys()  # these work without being used
+OWN_MEANING = KNOBS | PROXY_ARGS | PLATFORM_ARGS.keys()  # these work without being used
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +106,15 @@ def _index_of(name: str, last: Mapping[str, int], count: int) -> int | None:
     return found
 
 
+def mentions_of_trigger(text: str) -> list[str]:
+    """Return what looks like a `from=` in the text of a trigger; none of it is expanded yet."""
+    return re.findall(r"\bfrom=([^\s,\"']+)", text)
+
+
 def _mentioned(body: Iterable[ast.Instruction], contexts: Collection[str]) -> Iterable[str]:
     for one in body:
-        names: list[str] = []
-        if isinstance(one, ast.Copy) and one.from_ is not None:
-            names = [one.from_]
-        elif isinstance(one, ast.Run):
-            names = [value for m in one.mounts for key, value in m.options if key == "from"]
-        elif isinstance(one, ast.OnBuild):
-            names = re.findall(r"\bfrom=([^\s,\"']+)", one.trigger)
+        trigger = one.trigger if isinstance(one, ast.OnBuild) else None
+        names = mentions(one) if trigger is None else mentions_of_trigger(trigger)
         yield from (name for name in names if name.lower() not in contexts)
 
 
@@ -188,7 +188,7 @@ def check_unused_args(dockerfile: ast.Dockerfile, graph: StageGraph, findings: F
 def _check_stage_arg(arg: ast.Arg, seen: Collection[str], findings: Findings) -> None:
     for name, _ in arg.pairs:
         others = {word for n, d in arg.pairs if n != name for word in _WORD.findall(d or "")}
-        if name not in seen and name not in others and name not in _OWN_MEANING:
+        if name not in seen and name not in others and name not in OWN_MEANING:
             message = f"ARG {name} is not used in its stage"
             findings.add("UnusedArg", message, arg, word=name, fix="remove it")
 
@@ -203,7 +203,7 @@ def _check_global_args(dockerfile: ast.Dockerfile, findings: Findings) -> None:
         used |= _stage_names(stage, places)
     for arg in dockerfile.global_args:
         for name, _ in arg.pairs:
-            if name in used or name in _OWN_MEANING:
+            if name in used or name in OWN_MEANING:
                 continue
             message, fix = f"ARG {name} is used by no FROM, and no stage declares it", "remove it"
             if name in places:

@@ -4,13 +4,13 @@ such a name; must not know where names were found or what is written down.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from buildgraph.dockerfile.instructions import Copy, Dockerfile, Run
+from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.errors import InputError
 from buildgraph.graph.stage_ir import BuildArgs, ImageRef
-from buildgraph.graph.stage_refs import References
+from buildgraph.graph.stage_refs import References, mentions
 from buildgraph.oci.reference import parse_reference
 from buildgraph.oci.types import Platform
 
@@ -44,7 +44,7 @@ def outside_names(file: Dockerfile, args: Mapping[str, str]) -> list[str]:
     references = References(file, BuildArgs(args, here, here, 0))
     found = dict.fromkeys(_bases(file, references))
     for index, stage in enumerate(file.stages):
-        for name in (name for item in stage.body for name in _named(item)):
+        for name in filter(None, (name for item in stage.body for name in mentions(item))):
             try:
                 ref = references.source(name, index, stage.from_.where)
             except InputError:
@@ -62,14 +62,6 @@ def _bases(file: Dockerfile, references: References) -> list[str]:
         names = {stage.from_.name for stage in file.stages} | {"scratch"}
         images = [stage.from_.image for stage in file.stages]
         return [image for image in images if "$" not in image and image not in names]
-
-
-def _named(item: object) -> Iterator[str]:
-    if isinstance(item, Copy) and item.from_:
-        yield item.from_
-    elif isinstance(item, Run):
-        for mount in item.mounts:
-            yield from (value for key, value in mount.options if key == "from")
 
 
 def find_links(asker: str, names: Sequence[str], makers: Sequence[Maker]) -> list[Link]:

@@ -162,7 +162,7 @@ class References:
             seen.add(index)
             refs: list[SourceRef] = [bases[index][0]]
             for item in (*triggers.get(index, ()), *self._file.stages[index].body):
-                for name in _mentions(item):
+                for name in mentions(item):
                     try:
                         refs.append(self.source(name, index, item.where))
                     except InputError as error:
@@ -190,7 +190,7 @@ def _context_name(image: str) -> str:
     return image.removesuffix(":latest").lower()
 
 
-def _mentions(item: ins.Instruction) -> list[str]:
+def mentions(item: ins.Instruction) -> list[str]:
     """Return the names an instruction reads from: `--from` and mounts' `from`."""
     if isinstance(item, ins.Copy):
         return [item.from_] if item.from_ is not None else []
