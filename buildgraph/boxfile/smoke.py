@@ -7,12 +7,13 @@ Times are nanoseconds, sizes bytes. Paths of files are relative to the workspace
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from buildgraph.boxfile.target import LayoutContext
 from buildgraph.errors import Location
 from buildgraph.label import Label
 
+SECOND: Final = 1_000_000_000  # every duration here is in nanoseconds, as compose and Go have them
 Condition = Literal["started", "healthy", "completed"]
 
 
@@ -132,6 +133,10 @@ class Service:
     scale: int = 1
     init: bool = False
     aliases: tuple[str, ...] = ()
+
+    def container_name(self, number: int) -> str:
+        """Return what its container of a number, from 1, is called."""
+        return f"{self.name}-{number}" if self.scale > 1 else self.name
 
 
 # -- checks --------------------------------------------------------------------------------------

@@ -73,27 +73,22 @@ def permissions(found: FileStat) -> str:
 
     Source: Go, io/fs, FileMode.String.
     """
-    letters = {
-        Kind.DIR: "d",
-        Kind.SYMLINK: "L",
-        Kind.BLOCK: "D",
-        Kind.CHAR: "Dc",
-        Kind.FIFO: "p",
-        Kind.SOCKET: "S",
-    }.get(found.kind, "")
-    if letters == "Dc":
-        head = "D" + _special(found.mode) + "c"
-    else:
-        head = letters + _special(found.mode)
+    marks = (
+        ("d", found.kind is Kind.DIR),
+        ("L", found.kind is Kind.SYMLINK),
+        ("D", found.kind in (Kind.BLOCK, Kind.CHAR)),
+        ("p", found.kind is Kind.FIFO),
+        ("S", found.kind is Kind.SOCKET),
+        ("u", found.mode & stat.S_ISUID),
+        ("g", found.mode & stat.S_ISGID),
+        ("c", found.kind is Kind.CHAR),
+        ("t", found.mode & stat.S_ISVTX),
+    )
+    head = "".join(letter for letter, holds in marks if holds)
     bits = "".join(
         letter if found.mode >> (8 - i) & 1 else "-" for i, letter in enumerate("rwxrwxrwx")
     )
     return (head or "-") + bits
-
-
-def _special(mode: int) -> str:
-    pairs = ((stat.S_ISUID, "u"), (stat.S_ISGID, "g"), (stat.S_ISVTX, "t"))
-    return "".join(letter for bit, letter in pairs if mode & bit)
 
 
 def _properties(

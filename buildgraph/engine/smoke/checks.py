@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from buildgraph.boxfile.smoke import (
+    SECOND,
     Check,
     CheckKind,
     CommandCheck,
@@ -34,7 +35,6 @@ from buildgraph.engine.smoke.world import Over, Ran, World
 from buildgraph.errors import BuildgraphError
 from buildgraph.limits import MIB
 
-SECOND: Final = 1_000_000_000  # checks have nanoseconds, as compose and Go
 DEFAULT_TIMEOUT: Final = 30.0
 _PATIENCE: Final[dict[type[CheckKind], float]] = {ExitCheck: 30.0}  # `within` of those without
 _TALK_BYTES: Final = 1 * MIB
@@ -224,12 +224,11 @@ def _logs(check: LogsCheck, world: World) -> Attempt:
 
 def _exit(check: ExitCheck, world: World) -> Attempt:
     found: list[str] = []
+    wrong = False
     for ended in world.ended(check.service):
         if ended is None:
             found.append(f"{check.service} still runs")
         elif ended.code != check.code:
             found.append(f"{check.service} {ended.text}, not with {check.code}")
-    wrong = any(
-        ended is not None and ended.code != check.code for ended in world.ended(check.service)
-    )
+            wrong = True
     return Attempt(tuple(found[:1]), f"wait for {check.service} to end", final=wrong)

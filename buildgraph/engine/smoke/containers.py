@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from buildgraph.boxfile.smoke import MemoryPlace, NamedVolume, PackageBind, Service
+from buildgraph.boxfile.smoke import SECOND, MemoryPlace, NamedVolume, PackageBind, Service
 from buildgraph.engine.container.options import ContainerMount, HostBind, RunOptions, Volume
 from buildgraph.engine.container.running import ImageContainer
 from buildgraph.engine.container.start import Streams, open_container
@@ -31,7 +31,6 @@ from buildgraph.sandbox.spec import Limits, Tmpfs
 from buildgraph_cache.scratch import Scratch
 from buildgraph_cache.store import Store
 
-SECOND: Final = 1_000_000_000
 OUTPUT_BYTES: Final = 1 * MIB  # kept of one stream of one command
 GRACE: Final = 2.0  # seconds from the stop signal to SIGKILL: what is stopped is thrown away
 _DEFAULT: Final = Limits()
@@ -167,7 +166,7 @@ class Containers:
 
     def start(self, service: Service, number: int) -> ServiceContainer:
         """Start a container of a service. Raises what `open_container` raises."""
-        name = f"{service.name}-{number}" if service.scale > 1 else service.name
+        name = service.container_name(number)
         names = (service.name, *service.aliases) if service.scale > 1 else service.aliases
         image = self.images[service.name]
         options = self.options(service, name, image)

@@ -66,8 +66,7 @@ class Member:
     @property
     def name(self) -> str:
         """The service, with a number where it has several containers."""
-        several = self.service.scale > 1
-        return f"{self.service.name}-{self.number}" if several else self.service.name
+        return self.service.container_name(self.number)
 
 
 Told = Callable[[Member, str], None]  # something of interest happened to a member
@@ -251,13 +250,13 @@ class Ensemble:
         if not now:
             for level in self._levels():
                 self._stop_level(level)
-        for member in self.members:
-            if member.actor is not None:
-                with contextlib.suppress(BuildgraphError, OSError):
-                    member.actor.close()
+        self._close_all()
         for thread in self._threads:
             thread.join()
-        for member in self.members:  # those that were in the middle of starting
+        self._close_all()  # those that were in the middle of starting
+
+    def _close_all(self) -> None:
+        for member in self.members:
             if member.actor is not None:
                 with contextlib.suppress(BuildgraphError, OSError):
                     member.actor.close()

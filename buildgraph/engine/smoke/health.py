@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from buildgraph.boxfile.smoke import Health
+from buildgraph.boxfile.smoke import SECOND, Health
 from buildgraph.engine.smoke.world import Ran
 from buildgraph.oci.types import Healthcheck, ImageConfig
 
-SECOND: Final = 1_000_000_000
 _EAGER: Final = 0.5
 _DEFAULT: Final = Healthcheck((), 30 * SECOND, 30 * SECOND, 0, 5 * SECOND, 3)
 

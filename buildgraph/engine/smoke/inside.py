@@ -115,7 +115,7 @@ class Inside:
             actor.name,
             args,
             timeout,
-            env=dict(self.containers.provisions.resolved(tuple(env))),
+            env=self.containers.provisions.resolved(env),
             user=user,
             cwd=cwd,
             cancel=self.containers.cancel,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,17 +147,12 @@ class Provisions:
         """Return the variables of a service: env files first, then its own, later ones win."""
         out: dict[str, str] = {}
         for file in service.env_files:
-            out |= self._resolved(read_env_file(self.read(file.path, file.where), file))
-        out |= self._resolved(service.environment)
+            out |= self.resolved(read_env_file(self.read(file.path, file.where), file))
+        out |= self.resolved(service.environment)
         return tuple(out.items())
 
-    def resolved(
-        self, variables: tuple[tuple[str, str | None], ...]
-    ) -> tuple[tuple[str, str], ...]:
+    def resolved(self, variables: Iterable[tuple[str, str | None]]) -> dict[str, str]:
         """Return variables with values; those from outside that are not set there are left out."""
-        return tuple(self._resolved(variables).items())
-
-    def _resolved(self, variables: tuple[tuple[str, str | None], ...]) -> dict[str, str]:
         found = ((n, self._environ.get(n) if v is None else v) for n, v in variables)
         return {name: value for name, value in found if value is not None}
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from buildgraph import events as ev
 from buildgraph.boxfile.smoke import (
+    SECOND,
     Check,
     CommandCheck,
     ConfigCheck,
@@ -59,7 +60,6 @@ from buildgraph.sandbox.host import SandboxHost
 from buildgraph_cache.scratch import Scratch
 from buildgraph_cache.store import Store
 
-SECOND: Final = 1_000_000_000
 TIMEOUT: Final = 300.0  # seconds for a whole test that names none
 
 # Called while the containers of a test are up, before they are stopped.

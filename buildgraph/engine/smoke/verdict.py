@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
-from buildgraph.boxfile.smoke import HttpCheck, Service, ServiceImage, SmokeTarget
+from buildgraph.boxfile.smoke import HttpCheck, ImageName, Service, ServiceImage, SmokeTarget
 from buildgraph.boxfile.target import LayoutContext
 from buildgraph.engine import records
 from buildgraph.engine.smoke.provisions import Provisions, binds_of
@@ -87,7 +87,7 @@ def _service(
     out = _plain(service, ids)
     assert isinstance(out, dict)
     outside = {
-        name: str(sha256_digest(dict(provisions.resolved(((name, None),))).get(name, "").encode()))
+        name: str(sha256_digest(provisions.resolved([(name, None)]).get(name, "").encode()))
         for name, value in service.environment
         if value is None
     }
@@ -98,7 +98,7 @@ def _service(
 
 def _plain(value: Any, ids: Mapping[ServiceImage, str]) -> Any:
     """Return data as JSON values: no places, and images as what they are."""
-    if isinstance(value, Label | LayoutContext) or type(value).__name__ == "ImageName":
+    if isinstance(value, Label | LayoutContext | ImageName):
         return ids[value]
     if is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {"is": type(value).__name__}
