@@ -23,12 +23,13 @@ characters and those that a terminal or a CI system could obey are written as \u
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Final
+from typing import Final, TextIO
 
 from buildgraph import __version__
-from buildgraph.cli.progress_json import JsonScreen, error_fields
+from buildgraph.cli.progress_json import JsonScreen, error_fields, json_line
 from buildgraph.errors import BuildgraphError, HostError, InputError
 from buildgraph.events import Event
 
@@ -44,24 +45,19 @@ class EventsFile:
             raise InputError(
                 "--events - : give a file", hint="--progress json writes events to stdout"
             )
-        try:
-            self._file = open(path, "w", encoding="ascii")
-        except OSError as error:
-            raise HostError(f"cannot write {path}: {error.strerror}") from error
+        head = {
+            "event": "stream",
+            "time": 0.0,
+            "version": _VERSION,
+            "program": "buildgraph",
+            "program_version": __version__,
+            "command": sys.argv[1:],
+            "started": round(time.time(), 3),
+        }
+        self._file = _begun(path, json_line(head))
         self._path = path
         self._time = 0.0
         self._screen = JsonScreen(self._file)
-        self._screen.write(
-            {
-                "event": "stream",
-                "time": 0.0,
-                "version": _VERSION,
-                "program": "buildgraph",
-                "program_version": __version__,
-                "command": sys.argv[1:],
-                "started": round(time.time(), 3),
-            }
-        )
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
@@ -84,3 +80,21 @@ class EventsFile:
             broken = True
         if broken:
             raise HostError(f"not all events could be written to {self._path}")
+
+
+def _begun(path: str, line: str) -> TextIO:
+    """Open a file and write its first line.
+
+    Not through the screen: that starts a thread, and an ordinary user has to enter a user
+    namespace before there is one. Raises HostError.
+    """
+    try:
+        file = open(path, "w", encoding="ascii")
+        try:
+            os.write(file.fileno(), line.encode("ascii"))
+        except OSError:
+            file.close()
+            raise
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    return file

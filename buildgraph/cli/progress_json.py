@@ -64,12 +64,12 @@ class JsonScreen:
             if isinstance(event, ev.NodeOutput):
                 del row["data"]
                 row["text"] = self._decoder(event.node).decode(event.data)
-            self._writer.write(_line(row), essential=not isinstance(event, ev.NodeOutput))
+            self._writer.write(json_line(row), essential=not isinstance(event, ev.NodeOutput))
 
     def write(self, row: dict[str, Any]) -> None:
         """Write an object that is no event."""
         with self._lock:
-            self._writer.write(_line(row))
+            self._writer.write(json_line(row))
 
     @property
     def broken(self) -> bool:
@@ -96,7 +96,9 @@ class JsonScreen:
         decoder = self._decoders.pop(node, None)
         if decoder is not None and (text := decoder.decode(b"", final=True)):
             self._writer.write(
-                _line({"event": "node_output", "time": round(time, 6), "node": node, "text": text})
+                json_line(
+                    {"event": "node_output", "time": round(time, 6), "node": node, "text": text}
+                )
             )
 
 
@@ -134,7 +136,7 @@ def _fields(event: ev.Event) -> dict[str, Any]:
     return row
 
 
-def _line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
     """Return an object as one line that nobody who shows it finds a command in."""
     # ASCII, so that no terminal and no CI system finds anything in it to obey; that "##" is how
     # commands of some begin, anywhere in a line.
