@@ -88,16 +88,13 @@ class Regex:
     def search(self, text: str) -> bool:
         """Say whether it matches anywhere in `text`."""
         live = self._first
-        if self._final in live or (not text and self._at_end(live, at_start=True)):
+        if self._final in live:
             return True
-        last = len(text) - 1
-        for at, char in enumerate(text):
+        for char in text:
             live = self._move(live, char)
             if self._final in live:
                 return True
-            if at == last:
-                return self._at_end(live, at_start=False)
-        return False
+        return self._at_end(live, at_start=not text)
 
     # -- running -----------------------------------------------------------------------------
 
@@ -313,8 +310,11 @@ class _Parser:
         high = self.peek()
         self.at += 1
         if high == "\\":
-            high = self.peek()
-            self.at += 1
+            char = self.peek()
+            self.escape(self.at - 1)
+            if char in _SETS:
+                raise BadRegex(f"'\\{char}' is no end of a range", start)
+            high = _ESCAPES.get(char, char)
         if high < low:
             raise BadRegex(f"the range {low}-{high} is empty", start)
         return lambda c: low <= c <= high

@@ -30,6 +30,8 @@ _REGEXES = st.recursive(_ATOMS, _whole, max_leaves=8)
 
 @settings(max_examples=300, deadline=None)
 @example("$^", "a")
+@example(r"[\t-\r]", "d")
+@example(r"[\t-\r]", "\n")
 @given(_REGEXES, st.text("abc.-d", max_size=8))
 def test_linear_regexes_agree_with_python(pattern: str, text: str) -> None:
     try:
@@ -59,6 +61,8 @@ def test_no_expression_takes_long(pattern: str) -> None:
         (r"(a)\1", "is not known here"),
         ("(?=a)", "look around"),
         ("[z-a]", "is empty"),
+        (r"[a-\w]", "is no end of a range"),
+        (r"[a-\q]", "is not known here"),
         ("a\\", "a backslash at the end"),
         ("a{3,2}", "counts up"),
         ("((a{1000}){1000}){1000}", "too large"),
