@@ -73,12 +73,18 @@ def mount_options(mount: MountIR, args: Mapping[str, str]) -> dict[str, str]:
     return options
 
 
+def absolute(cwd: str, path: str) -> str:
+    """Return a path of a step made absolute, its dots resolved by the text alone."""
+    joined = posixpath.normpath(posixpath.join("/", cwd, path))
+    return joined.replace("//", "/")  # POSIX keeps exactly two leading slashes
+
+
 def place(target: str, cwd: str, where: Location) -> str:
     """Return where a mount goes: absolute, its dots resolved; no target is the WORKDIR.
 
     Raises InputError for the root.
     """
-    path = posixpath.normpath(posixpath.join("/", cwd, target)).replace("//", "/")
+    path = absolute(cwd, target)
     if path == "/":
         hint = None if target else "add target=/path, or mount at a WORKDIR other than /"
         raise InputError("a mount cannot cover the root directory", where, hint)

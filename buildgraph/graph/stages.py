@@ -8,7 +8,6 @@ state an earlier stage left (ARGs are inherited by a stage built FROM another, s
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,7 @@ from buildgraph.dockerfile.ports import parse_ports
 from buildgraph.dockerfile.signals import parse_signal
 from buildgraph.errors import InputError, Location, raise_all
 from buildgraph.graph.ops import InlineFile
-from buildgraph.graph.run_op import place, with_agents
+from buildgraph.graph.run_op import absolute, place, with_agents
 from buildgraph.graph.stage_ir import (
     DEFAULT_PATH,
     DEFAULT_SHELL,
@@ -320,9 +319,7 @@ class Unfolder:
 
     def _workdir(self, state: _State, item: ins.Workdir, index: int) -> None:
         path = self._text(item.path, state.env, item.where)
-        state.cwd = posixpath.normpath(posixpath.join("/", state.cwd, path))
-        if state.cwd.startswith("//"):  # POSIX keeps exactly two leading slashes
-            state.cwd = state.cwd[1:]
+        state.cwd = absolute(state.cwd, path)
         action = WorkdirIR(state.cwd, state.config.user) if state.cwd != "/" else None
         self._note(state, item, action)
 
@@ -410,7 +407,7 @@ _HANDLERS: Mapping[type, Callable[..., None]] = {
 def _destination(cwd: str, dest: str) -> str:
     """Return `dest` made absolute, keeping what says "into this directory" as a trailing slash."""
     into = dest.endswith(("/", "/.")) or dest in ("", ".")
-    path = posixpath.normpath(posixpath.join("/", cwd, dest)).replace("//", "/")
+    path = absolute(cwd, dest)
     return path if path == "/" or not into else path + "/"
 
 
