@@ -139,9 +139,7 @@ def http_key(op: HttpOp, epoch: int, content: str, modified: int | None) -> Node
     """
     return make_key(
         {
-            "schema": SCHEMA,
-            "kind": "http",
-            "epoch": epoch,
+            **_head("http", None, epoch),
             "content": content,
             "name": op.name,
             "modified": modified,
@@ -159,9 +157,7 @@ def git_key(op: GitOp, epoch: int, commit: str) -> NodeKey:
     times = ("preserve" if op.preserve_times else "epoch") if reference.preserve_times else None
     return make_key(
         {
-            "schema": SCHEMA,
-            "kind": "git",
-            "epoch": epoch,
+            **_head("git", None, epoch),
             "commit": commit,
             "subdir": reference.subdir,
             "submodules": reference.submodules,

@@ -352,9 +352,10 @@ class Lowering:
                 op = self._exec(target, action, stages, inputs, step.where)
             case CopyIR():
                 source: ContextSource | StageSource
-                fetched = isinstance(action.source, ServerRef | RepositoryRef)
+                keep = target.preserve_times
                 if isinstance(action.source, ServerRef | RepositoryRef):
                     source = self._fetched(target, action.source, inputs, about)
+                    keep = True  # its date is no accident, and it knows the epoch already
                 else:
                     source = self._source(target, action.source, stages, inputs, step.where)
                 op = CopyOp(
@@ -368,8 +369,7 @@ class Lowering:
                     action.parents,
                     action.link,
                     action.unpack,
-                    # What was fetched has a date that is no accident, and knows the epoch already.
-                    preserve_times=target.preserve_times or fetched,
+                    preserve_times=keep,
                 )
             case WorkdirIR():
                 op = MkdirOp(action.path, action.user)

@@ -19,7 +19,7 @@ Network = Literal["none", "host", "default"]
 
 @dataclass(frozen=True, slots=True)
 class ImageOp:
-    """A base image from outside: layers and config come from an OCI layout, later a registry."""
+    """A base image from outside: layers and config come from an OCI layout or a registry."""
 
     reference: str  # canonical: "oci-layout:///abs/dir@sha256:..." is resolved to a digest
     digest: str  # manifest digest
@@ -68,7 +68,6 @@ class CopyOp:
     parents: bool = False
     link: bool = False
     unpack: bool | None = None  # ADD: None = sniff, False = never; COPY: False
-    required: bool = True  # a literal missing path is an error
     preserve_times: bool = False
 
 
@@ -179,9 +178,8 @@ class Node:
     stage: str
     title: str
     where: Location
-    slot: (
-        str  # stable position ("//app:image linux/amd64 build/3"): explains and durations hang here
-    )
+    # Stable position ("//app:image linux/amd64 build/3"): explains and durations hang here.
+    slot: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,9 +132,9 @@ show(level);
 """
 
 _KEYS: Final = (
-    ("hit", "#e2f4e6", "#3f9556", "in the store"),
-    ("build", "#fdeedd", "#c9771c", "would be built"),
-    ("depends", "#e8eefb", "#5f7fc4", "depends on a step before"),
+    ("#e2f4e6", "#3f9556", "in the store"),
+    ("#fdeedd", "#c9771c", "would be built"),
+    ("#e8eefb", "#5f7fc4", "depends on a step before"),
 )
 
 
@@ -195,7 +195,7 @@ def _summary(picture: Picture) -> str:
 def _legend() -> str:
     return "".join(
         f'<span><i style="background:{fill};border-color:{line}"></i>{words}</span>'
-        for _, fill, line, words in _KEYS
+        for fill, line, words in _KEYS
     )
 
 

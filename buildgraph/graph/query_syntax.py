@@ -126,9 +126,9 @@ class Source:
 
 def parse_query(text: str) -> Expression:
     """Return the expression that `text` is. Raises InputError that points into the text."""
-    source = Source(text[:CHARACTERS])
     if len(text) > CHARACTERS:
         raise InputError(f"the query is longer than {CHARACTERS} characters")
+    source = Source(text)
     return _Parser(source, _tokens(source)).whole()
 
 
