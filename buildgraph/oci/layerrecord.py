@@ -14,7 +14,7 @@ It refers to every form, so it goes when one of them goes, and a form stays as l
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from buildgraph_cache.digest import Digest, parse_digest
@@ -54,6 +54,17 @@ class LayerRecord:
         if self.toc:
             refs.add(blob_ref(parse_digest(self.toc)))
         return tuple(sorted(refs))
+
+    def joined(self, older: LayerRecord) -> LayerRecord:
+        """Return this record with the forms that an older one of the same layer knows as well."""
+        return replace(
+            self,
+            directory=self.directory or older.directory,
+            blobs={**older.blobs, **self.blobs},
+            toc=self.toc or older.toc,
+            foreign=older.foreign,
+            unproven=self.unproven and older.unproven,
+        )
 
     @staticmethod
     def parse(data: bytes) -> LayerRecord:

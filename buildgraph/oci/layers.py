@@ -16,7 +16,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -477,14 +476,7 @@ class LayerStore:
         with self._guard:
             old = self._load(diff_id)
             if old is not None:
-                new = replace(
-                    new,
-                    directory=new.directory or old.directory,
-                    blobs={**old.blobs, **new.blobs},
-                    toc=new.toc or old.toc,
-                    foreign=old.foreign,
-                    unproven=new.unproven and old.unproven,
-                )
+                new = new.joined(old)
             self.store.put_record(KIND, diff_id, new.value(), new.refs(diff_id))
 
     @contextmanager
