@@ -145,11 +145,13 @@ class Provisions:
 
     def environment(self, service: Service) -> tuple[tuple[str, str], ...]:
         """Return the variables of a service: env files first, then its own, later ones win."""
-        out: dict[str, str] = {}
+        return tuple(self.resolved(self.declared(service)).items())
+
+    def declared(self, service: Service) -> Iterator[tuple[str, str | None]]:
+        """Yield what a service's env files and it itself say; None is a value from outside."""
         for file in service.env_files:
-            out |= self.resolved(read_env_file(self.read(file.path, file.where), file))
-        out |= self.resolved(service.environment)
-        return tuple(out.items())
+            yield from read_env_file(self.read(file.path, file.where), file)
+        yield from service.environment
 
     def resolved(self, variables: Iterable[tuple[str, str | None]]) -> dict[str, str]:
         """Return variables with values; those from outside that are not set there are left out."""

@@ -18,7 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
-from buildgraph.boxfile.smoke import HttpCheck, ImageName, Service, ServiceImage, SmokeTarget
+from buildgraph.boxfile.smoke import (
+    ExecCheck,
+    HttpCheck,
+    ImageName,
+    Service,
+    ServiceImage,
+    SmokeTarget,
+)
 from buildgraph.boxfile.target import LayoutContext
 from buildgraph.engine import records
 from buildgraph.engine.smoke.provisions import Provisions, binds_of
@@ -72,7 +79,8 @@ def verdict_key(
         "platform": str(platform),
         "profile": f"{PROFILE_VERSION}.{RUNTIME}",
         "network": target.network,
-        "service": {s.name: _service(s, ids, provisions) for s in target.services},
+        "service": {s.name: _service(s, ids) for s in target.services},
+        "outside": _outside(target, provisions),
         "check": {check.name: _plain(check, ids) for check in target.checks},
         "order": [check.name for check in target.checks],
         "file": files,
@@ -81,19 +89,24 @@ def verdict_key(
     return make_key(json.loads(canonical(preimage)))
 
 
-def _service(
-    service: Service, ids: Mapping[ServiceImage, str], provisions: Provisions
-) -> dict[str, Any]:
+def _service(service: Service, ids: Mapping[ServiceImage, str]) -> dict[str, Any]:
     out = _plain(service, ids)
     assert isinstance(out, dict)
-    outside = {
-        name: str(sha256_digest(provisions.resolved([(name, None)]).get(name, "").encode()))
-        for name, value in service.environment
-        if value is None
-    }
-    out["environment"] = {n: v for n, v in service.environment if v is not None}
-    out["outside"] = outside
+    out["environment"] = dict(service.environment)
     return out
+
+
+def _outside(target: SmokeTarget, provisions: Provisions) -> dict[str, str]:
+    """Return a digest of each variable that services and checks take from outside, if it is set."""
+    declared = [pair for service in target.services for pair in provisions.declared(service)]
+    for check in target.checks:
+        if isinstance(check.what, ExecCheck):
+            declared += check.what.environment
+    values = provisions.resolved((name, None) for name, value in declared if value is None)
+    return {
+        name: str(sha256_digest(value.encode("utf-8", "surrogateescape")))
+        for name, value in values.items()
+    }
 
 
 def _plain(value: Any, ids: Mapping[ServiceImage, str]) -> Any:

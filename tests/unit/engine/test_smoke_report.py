@@ -12,6 +12,7 @@ import pytest
 from buildgraph.boxfile.smoke import (
     Check,
     EnvFile,
+    ExecCheck,
     PackageBind,
     Service,
     SmokeTarget,
@@ -165,6 +166,22 @@ def test_a_key_is_about_what_runs(tmp_path: Path) -> None:
         key_of(top, target(), OUTSIDE="secret"),
     }
     assert len(others | {base}) == 7
+
+
+def test_a_key_follows_every_variable_from_outside(tmp_path: Path) -> None:
+    """Those that only an env file names, and those of a check, reach what runs as well."""
+    top = package(tmp_path)
+    (top / "app/vars").write_text("FILES\n")
+    asks = ExecCheck("web", ("env",), environment=(("CHECKS", None), ("A", "1")))
+    chosen = replace(target(), checks=(Check("asks", asks, HERE),))
+    base = key_of(top, chosen)
+    others = {
+        key_of(top, chosen, FILES="x"),
+        key_of(top, chosen, CHECKS="x"),
+        key_of(top, chosen, CHECKS=""),
+    }
+    assert len(others | {base}) == 4
+    assert key_of(top, chosen, ELSE="x") == base
 
 
 def test_a_key_holds_bytes_of_files_and_never_times(tmp_path: Path) -> None:
