@@ -102,8 +102,6 @@ def run_build(
         events=events,
         junit=junit,
     )
-    for note in notes:
-        screen(ev.Notice(0.0, note))
     try:
         with (
             outside(
@@ -111,6 +109,9 @@ def run_build(
             ) as programs,
             Session(settings, os.environ, os.getcwd()) as session,
         ):
+            # Not before: a screen starts a thread, and the session may enter a user namespace.
+            for note in notes:
+                screen(ev.Notice(session.now(), note))
             result = _build(session, screen, targets, file, delivery, progress, programs, seen)
     except BuildgraphError as error:
         screen.failed(error)

@@ -269,6 +269,13 @@ def test_flags_that_mean_nothing_are_said_and_the_rest_do_something(root_bench: 
     assert "provenance" not in said
 
 
+@BOTH
+def test_what_has_no_effect_is_said_to_an_ordinary_user_too(who: Bench) -> None:
+    directory = who.directory({}, "FROM scratch\nLABEL c=d\n")
+    done = who.run("build", directory, "--rm", "--progress=plain")
+    assert "--rm has no effect: " in done.stderr
+
+
 def test_hosts_limits_and_shared_memory_reach_steps(root_bench: Bench) -> None:
     step = "FROM base\nRUN cat /etc/hosts > h; ulimit -n > n; df -k /dev/shm | tail -n1 > s\n"
     words = ["--add-host", "db:10.1.2.3", "--add-host", "six=[::2]", "--ulimit", "nofile=100:200"]
