@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from buildgraph.dockerfile import instructions as ast
-from buildgraph.dockerfile.checks_findings import SILENT, Findings, own_options
+from buildgraph.dockerfile.checks_findings import SILENT, Findings, all_instructions, own_options
 from buildgraph.dockerfile.directives import CheckOptions
 from buildgraph.dockerfile.expand import expand_words, heredoc_expand_traced
 from buildgraph.dockerfile.ports import parse_port_spec
@@ -131,8 +131,8 @@ def undefined_variables(
     return [name for name in names if name not in scope.names]
 
 
-def _warning(rule: str, message: str, where: Location, *, fatal: bool = False) -> ast.Warning:
-    return ast.Warning(rule, message, where, REASONS[rule], fatal)
+def _warning(rule: str, message: str, where: Location) -> ast.Warning:
+    return ast.Warning(rule, message, where, REASONS[rule])
 
 
 class _Chain:
@@ -192,9 +192,7 @@ def _walk(
 
 
 def _check_casing(dockerfile: ast.Dockerfile, findings: Findings) -> None:
-    everything: list[ast.Instruction] = [*dockerfile.global_args]
-    for stage in dockerfile.stages:
-        everything += [stage.from_, *stage.body]
+    everything = list(all_instructions(dockerfile))
     lower = sum(one.keyword.islower() for one in everything)
     upper = sum(one.keyword.isupper() for one in everything)
     right, casing = (str.lower, "lowercase") if lower > upper else (str.upper, "uppercase")

@@ -32,8 +32,11 @@ def own_options(
     text = dockerfile.directives.check
     if text is None:
         return CheckOptions()
-    places = dict(dockerfile.directives.where)
-    return parse_check_options(text, places.get("check", Location(dockerfile.path)))
+    return parse_check_options(text, _place_of_check(dockerfile))
+
+
+def _place_of_check(dockerfile: ast.Dockerfile) -> Location:
+    return dict(dockerfile.directives.where).get("check", Location(dockerfile.path))
 
 
 def at(where: Location, word: str) -> Location:
@@ -116,9 +119,9 @@ def unknown_rules(
 ) -> list[ast.Warning]:
     """Name the rules of `check` lines that do not exist, with the one that is perhaps meant."""
     findings = Findings(options, {UNKNOWN_RULE: "a rule that is misspelt is not skipped"})
-    file_wide = dict(dockerfile.directives.where).get("check", Location(dockerfile.path))
-    places = [(tuple(sorted(options.skip | options.experimental)), file_wide)]
-    for one in _all_instructions(dockerfile):
+    names_of_file = tuple(sorted(options.skip | options.experimental))
+    places = [(names_of_file, _place_of_check(dockerfile))]
+    for one in all_instructions(dockerfile):
         names = (*one.skip_checks, *one.experimental_checks)
         places.append((names, one.where))
     for names, where in places:
@@ -130,7 +133,8 @@ def unknown_rules(
     return findings.sorted()
 
 
-def _all_instructions(dockerfile: ast.Dockerfile) -> Iterable[ast.Instruction]:
+def all_instructions(dockerfile: ast.Dockerfile) -> Iterable[ast.Instruction]:
+    """Yield every instruction of a file, the ARGs above the first FROM too, in its order."""
     yield from dockerfile.global_args
     for stage in dockerfile.stages:
         yield stage.from_
