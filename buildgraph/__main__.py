@@ -1,6 +1,7 @@
 """The program's door: answers a build that has nothing to do without loading the rest of it."""
 
 import gc
+import os
 import sys
 
 
@@ -30,6 +31,9 @@ def main() -> None:
 
         completing.answer(arguments[1:])
         return
+    from buildgraph.cli.first_word import greet
+
+    greet(arguments, os.environ, sys.stderr)
     # A graph is hundreds of thousands of small objects that live to the end: looking through them
     # again and again for circles took a third of planning 100,000 nodes.
     gc.set_threshold(50_000, 20, 50)

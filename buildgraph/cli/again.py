@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from buildgraph.cli.places import index_of
-from buildgraph.cli.unchanged import invocation_key, store_of
+from buildgraph.cli.places import index_of, store_of
+from buildgraph.cli.unchanged import invocation_key
 
 
 def run_again(arguments: Sequence[str]) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def default_store(environ: Mapping[str, str], uid: int) -> str:
@@ -19,6 +19,16 @@ def default_store(environ: Mapping[str, str], uid: int) -> str:
     if uid == 0:
         return "/var/lib/buildgraph"
     return os.path.join(os.path.expanduser("~"), ".cache", "buildgraph")
+
+
+def store_of(arguments: Sequence[str]) -> str:
+    """Return the store a command line names, or the default one."""
+    for index, word in enumerate(arguments):
+        if word == "--store" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if word.startswith("--store="):
+            return word.partition("=")[2]
+    return default_store(os.environ, os.geteuid())
 
 
 def index_of(store: str) -> str | None:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 
 from buildgraph import __version__
-from buildgraph.cli.places import default_store, index_of, say
+from buildgraph.cli.places import index_of, say, store_of
 
 # Commands that must do their work again, or whose output is not a few lines of text.
 _NOT_ANSWERED = (
@@ -48,16 +48,6 @@ def invocation_key(arguments: Sequence[str]) -> str:
             environ[name] = os.environ.get(name, "\0unset")
     parts = [__version__, os.getcwd(), _WHO, list(arguments), sorted(environ.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def store_of(arguments: Sequence[str]) -> str:
-    """Return the store a command line names, or the default one."""
-    for index, word in enumerate(arguments):
-        if word == "--store" and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if word.startswith("--store="):
-            return word.partition("=")[2]
-    return default_store(os.environ, os.geteuid())
 
 
 def answer(arguments: Sequence[str]) -> bool:
