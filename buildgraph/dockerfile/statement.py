@@ -111,10 +111,13 @@ class Statement:
     def base(self) -> dict[str, Any]:
         """Give what every instruction carries, as keyword arguments."""
         after = self.line.text[self.start + len(self.keyword) : self.end].lstrip()
+        where = self.where()
+        source = f"{self.name} {after}" if after else self.name
         base: dict[str, Any] = {
-            "where": self.where(),
+            "where": where,
             "end_line": self.line.end_line,
-            "source": f"{self.name} {after}" if after else self.name,
+            # Mostly the same text, and then kept once: a graph may hold 100,000 of them.
+            "source": where.text if source == where.text else source,
             "keyword": self.keyword,
         }
         if self.comments:

@@ -15,6 +15,7 @@ import enum
 import heapq
 import queue
 import threading
+from array import array
 from collections.abc import Callable, Sequence
 
 from buildgraph.errors import BuildgraphError, Interrupted, NoEmulator
@@ -43,7 +44,6 @@ class Scheduler:
         keep_going: bool = False,
         cancel: threading.Event | None = None,
     ):
-        self._inputs = [sorted(set(i)) for i in inputs]
         self._rank = rank
         self._jobs = max(1, jobs)
         self._keep_going = keep_going
@@ -52,17 +52,22 @@ class Scheduler:
         self.counts = dict.fromkeys(State, 0)
         self.counts[State.WAITING] = len(inputs)
         self.errors: list[tuple[int, BaseException]] = []
-        self._users: list[list[int]] = [[] for _ in inputs]
-        self._missing = [len(i) for i in self._inputs]
-        for node, needs in enumerate(self._inputs):
-            for need in needs:
-                self._users[need].append(node)
+        needs = [i if len(i) < 2 else sorted(set(i)) for i in inputs]
+        self._missing = [len(i) for i in needs]
+        self._users = _Users(needs)
         self._ready: list[tuple[float, int]] = []
         self._slow: list[tuple[float, int]] = []
         self._threads: list[threading.Thread] = []
         self._work: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
         self._stopping = False
+        self._here = threading.local()
+
+    @property
+    def worker(self) -> int | None:
+        """The number of the worker that asks, None for the deciding thread."""
+        number: int | None = getattr(self._here, "worker", None)
+        return number
 
     def run(self, quick: Callable[[int], bool], slow: Callable[[int], None]) -> None:
         """Run everything; `quick(n)` answers at once and says False where `slow(n)` is needed.
@@ -129,14 +134,16 @@ class Scheduler:
     def _start(self, node: int, slow: Callable[[int], None]) -> None:
         self._move(node, State.RUNNING)
         if len(self._threads) < min(self._jobs, self._running):
+            number = len(self._threads)
             thread = threading.Thread(
-                target=self._worker, args=(slow,), name=f"worker-{len(self._threads)}", daemon=True
+                target=self._worker, args=(number, slow), name=f"worker-{number}", daemon=True
             )
             self._threads.append(thread)
             thread.start()
         self._work.put(node)
 
-    def _worker(self, slow: Callable[[int], None]) -> None:
+    def _worker(self, number: int, slow: Callable[[int], None]) -> None:
+        self._here.worker = number
         while True:
             node = self._work.get()
             if node is None:
@@ -151,7 +158,7 @@ class Scheduler:
     def _settle(self, node: int, error: BaseException | None) -> None:
         if error is None:
             self._move(node, State.DONE)
-            for user in self._users[node]:
+            for user in self._users.of(node):
                 self._missing[user] -= 1
                 if self._missing[user] == 0 and self.states[user] is State.WAITING:
                     self._move(user, State.READY)
@@ -164,12 +171,12 @@ class Scheduler:
         goes_on = self._keep_going or isinstance(error, NoEmulator)  # the rest is kept for later
         if not isinstance(error, BuildgraphError) or not goes_on:
             self._stop()
-        work = list(self._users[node])
+        work = list(self._users.of(node))
         while work:
             user = work.pop()
             if self.states[user] is State.WAITING:
                 self._move(user, State.SKIPPED)
-                work.extend(self._users[user])
+                work.extend(self._users.of(user))
 
     def _stop(self) -> None:
         self._stopping = True
@@ -188,12 +195,37 @@ class Scheduler:
             heapq.heappush(self._ready, (-self._rank[node], node))
 
 
-def ranks(inputs: Sequence[Sequence[int]], seconds: Sequence[float]) -> list[float]:
+class _Users:
+    """Who needs a node: two arrays, since a list for each of 100,000 nodes takes megabytes."""
+
+    def __init__(self, inputs: Sequence[Sequence[int]]):
+        """Take what each node needs, each once."""
+        starts = array("i", bytes(4 * (len(inputs) + 1)))
+        for needs in inputs:
+            for need in needs:
+                starts[need] += 1
+        end = 0
+        for node, count in enumerate(starts):
+            end += count
+            starts[node] = end
+        self._users = array("i", bytes(4 * end))
+        for node in range(len(inputs) - 1, -1, -1):  # so that those of a node are in order
+            for need in inputs[node]:
+                starts[need] -= 1
+                self._users[starts[need]] = node
+        self._starts = starts
+
+    def of(self, node: int) -> array[int]:
+        """Return the nodes that need this one, in order."""
+        return self._users[self._starts[node] : self._starts[node + 1]]
+
+
+def ranks(inputs: Sequence[Sequence[int]], seconds: Sequence[float]) -> Sequence[float]:
     """Return for each node the longest path of durations from it to an end (its own included).
 
     Nodes are in topological order, as a NodeGraph has them.
     """
-    rank = list(seconds)
+    rank = array("d", seconds)
     for node in range(len(inputs) - 1, -1, -1):
         for need in inputs[node]:
             rank[need] = max(rank[need], seconds[need] + rank[node])

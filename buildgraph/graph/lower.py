@@ -125,6 +125,8 @@ class _Stage:
     history: list[tuple[HistoryEntry, int | None]] = field(default_factory=list)
 
 
+_MARK = (1 << 30) - 1  # a small int takes least room; equal marks are told apart by looking
+
 FindImage = Callable[[str, Platform, Location], ResolvedImage]
 
 
@@ -136,7 +138,9 @@ class Lowering:
         self._image = image
         self._ensure = ensure
         self._nodes: list[Node] = []
-        self._known: dict[tuple[object, ...], int] = {}
+        # By hash: a tuple to compare with would take as much room as the node itself.
+        self._known: dict[int, int] = {}
+        self._environments: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
         self._contexts: list[ContextSpec] = []
         self._context_ids: dict[ContextSpec, int] = {}
         self.plans: dict[tuple[str, Platform], TargetPlan] = {}
@@ -410,7 +414,7 @@ class Lowering:
             )
         return ExecOp(
             run.args,
-            run.env,
+            self._environments.setdefault(run.env, run.env),
             run.cwd,
             run.user,
             network,
@@ -438,13 +442,22 @@ class Lowering:
         inputs: tuple[int | None, ...],
         about: tuple[str, str, str, Location, str],
     ) -> int:
-        known = (op, platform, inputs, _contexts_of(op), _asker(op, about[0]))
-        index = self._known.get(known)
-        if index is None:
-            index = self._known[known] = len(self._nodes)
-            label, stage, title, where, slot = about
-            node = Node(index, op, platform, inputs, label, stage, title, where, slot)
-            self._nodes.append(node)
+        label, stage, title, where, slot = about
+        contexts, asker = _contexts_of(op), _asker(op, label)
+        mark = hash((op, platform, inputs, contexts, asker)) & _MARK
+        while (index := self._known.get(mark)) is not None:
+            node = self._nodes[index]
+            if (
+                node.inputs == inputs
+                and node.op == op
+                and node.platform == platform
+                and _contexts_of(node.op) == contexts
+                and _asker(node.op, node.label) == asker
+            ):
+                return index
+            mark = (mark + 1) & _MARK
+        index = self._known[mark] = len(self._nodes)
+        self._nodes.append(Node(index, op, platform, inputs, label, stage, title, where, slot))
         return index
 
 

@@ -7,6 +7,7 @@ depend on where the workspace lies or when the build runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -200,3 +201,11 @@ class NodeGraph:
 
     nodes: tuple[Node, ...]
     contexts: tuple[ContextSpec, ...]
+
+    def needs(self) -> list[Sequence[int]]:
+        """Return for each node the nodes that it needs."""
+        out: list[Sequence[int]] = []
+        for node in self.nodes:
+            wanted = tuple(i for i in node.inputs if i is not None)
+            out.append(node.inputs if wanted == node.inputs else wanted)  # type: ignore[arg-type]
+        return out

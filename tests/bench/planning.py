@@ -79,7 +79,7 @@ def _key(graph: NodeGraph) -> float:
 
 def _schedule(graph: NodeGraph) -> float:
     began = time.process_time()
-    inputs = [[i for i in node.inputs if i is not None] for node in graph.nodes]
+    inputs = graph.needs()
     scheduler = Scheduler(inputs, ranks(inputs, [1.0] * len(inputs)), jobs=2)
     scheduler.run(lambda node: True, lambda node: None)
     return time.process_time() - began
