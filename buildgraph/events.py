@@ -1,6 +1,8 @@
 """Knows what a build tells the outside while it goes on; must not know who listens.
 
-Events are plain values. `time` is seconds on the monotonic clock since the build began.
+Events are plain values. `time` is seconds on the monotonic clock since the build began. `worker`
+says who did it, None being the thread that decides, and `began` when that one took it up: its key,
+and a wait for somebody who builds the same, come after that and before `NodeStarted`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ class BuildStarted:
     targets: tuple[str, ...]
     nodes: int
     store: str
+    jobs: int = 0  # workers there may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,9 @@ class NodeStarted:
     reason: str = ""
     expected: float | None = None  # seconds it took last time
     where: Location | None = None
+    needs: tuple[int, ...] = ()  # the nodes it stands on
+    worker: int | None = None
+    began: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,12 @@ class NodeFinished:
     layer: str = ""  # diff_id, "" where the node made none
     size: int = 0
     stage: str = ""
+    where: Location | None = None
+    needs: tuple[int, ...] = ()
+    worker: int | None = None
+    began: float | None = None
+    key: str = ""
+    reasons: tuple[str, ...] = ()  # why it was not cached: the first of them, and how many more
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,12 @@ class NodeFailed:
     title: str
     seconds: float
     error: BuildgraphError
+    stage: str = ""
+    needs: tuple[int, ...] = ()
+    worker: int | None = None
+    began: float | None = None
+    key: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,9 @@ class NodeCancelled:
     node: int
     label: str
     title: str
+    stage: str = ""
+    where: Location | None = None
+    needs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +135,9 @@ class ImageBuilt:
     layers: int
     outputs: tuple[str, ...] = ()
     platform: str = ""
+    needs: tuple[int, ...] = ()
+    worker: int | None = None
+    began: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +190,9 @@ class SmokeFinished:
     reason: str = ""
     runs: int = 1
     runs_passed: int = 1
+    needs: tuple[int, ...] = ()
+    worker: int | None = None
+    began: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

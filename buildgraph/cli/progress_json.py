@@ -3,26 +3,29 @@ must not know how it looks to a person.
 
 Every object has `event` and `time` (seconds since the build began, monotonic). The rest:
 
-    build_started   targets nodes store
-    node_started    node label title stage reason expected where
+    build_started   targets nodes store jobs
+    node_started    node label title stage reason expected where needs worker began
     node_output     node text                 (text: what a step wrote, in pieces as they came;
                                                bytes that are no UTF-8 as \xNN)
     node_progress   node text done total      (bytes; total 0 = unknown)
-    node_finished   node label title cached seconds layer size stage
-                                              (seconds of a cached node: what it took back then)
-    node_failed     node label title seconds error
-    node_cancelled  node label title
+    node_finished   node label title cached seconds layer size stage where needs worker began
+                    key reasons               (seconds of a cached node: what it took back then)
+    node_failed     node label title seconds error stage needs worker began key reasons
+    node_cancelled  node label title stage where needs
     notice          text level where          (level: info | warning)
-    image_built     label digest config size layers outputs platform
+    image_built     label digest config size layers outputs platform needs worker began
     smoke_started   label services checks reason run
     smoke_note      label service text seconds
     check_finished  label check ok seconds complaints where
-    smoke_finished  label ok cached seconds passed failed reason runs runs_passed
+    smoke_finished  label ok cached seconds passed failed reason runs runs_passed needs worker began
     build_finished  ok built cached failed cancelled critical_path ([name, seconds] pairs)
 
-`node` is a number that is good for this build alone. `where` is null or {path, line, column,
-end_column, text}. `error` is {kind, exit_code, message, where, hint}, with {label, log, replay}
-for a failed command and {errors} for several input errors. Fields are only ever added.
+`node` is a number that is good for this build alone; `needs` has those that it stands on. `worker`
+is the number of the worker that did it, null for the thread that decides, and `began` when that
+one took it up. `key` is what a node was looked up by, and `reasons` say why it was not cached.
+`where` is null or {path, line, column, end_column, text}. `error` is {kind, exit_code, message,
+where, hint}, with {label, log, replay} for a failed command and {errors} for several input errors.
+Fields are only ever added.
 """
 
 from __future__ import annotations

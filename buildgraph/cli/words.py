@@ -61,7 +61,10 @@ def progress(text: str, done: int, total: int) -> str:
 def as_meant(event: Event) -> Event:
     """Return a step that was interrupted as cancelled, since nothing in it went wrong."""
     if isinstance(event, NodeFailed) and isinstance(event.error, Interrupted):
-        return NodeCancelled(event.time, event.node, event.label, event.title)
+        where = event.error.where
+        return NodeCancelled(
+            event.time, event.node, event.label, event.title, event.stage, where, event.needs
+        )
     return event
 
 

@@ -29,6 +29,8 @@ from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.types import Chain
 from buildgraph_cache.store import Store
 
+_REASONS = 20  # that an event tells
+
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
@@ -105,6 +107,9 @@ class Builder:
         self._want_directory = needs_directory(graph)
         self._guard = threading.Lock()
         self._reasons: dict[int, tuple[Reason, ...]] = {}
+        # Of what is under way: who took it up and when; of deliveries that failed, for how long.
+        self._taken: dict[int, tuple[int | None, float]] = {}
+        self._spent: dict[int, float] = {}
         self.result = BuildResult()
 
     def now(self) -> float:
@@ -122,8 +127,7 @@ class Builder:
         Promises that nothing of this build is running when it returns. Raises Interrupted.
         """
         nodes = self._graph.nodes
-        inputs: list[list[int]] = [[i for i in node.inputs if i is not None] for node in nodes]
-        inputs += [list(d.needs) for d in deliveries]
+        inputs = [*self._graph.needs(), *(d.needs for d in deliveries)]
         self._seconds = [0.0] * len(inputs)
         # Depth is the first guess; durations replace it at the first miss, when they matter.
         rank = ranks(inputs, [1.0] * len(inputs))
@@ -137,18 +141,26 @@ class Builder:
         total = len(nodes)
         self._emit(
             ev.BuildStarted(
-                self.now(), tuple(d.label for d in deliveries), total, str(self._store.root)
+                self.now(),
+                tuple(d.label for d in deliveries),
+                total,
+                str(self._store.root),
+                self._options.jobs,
             )
         )
 
         def quick(index: int) -> bool:
-            return index < total and self._quick(nodes[index])
+            if index >= total:
+                return False
+            self._taken[index] = (None, self.now())
+            return self._quick(nodes[index])
 
         def slow(index: int) -> None:
+            self._taken[index] = (scheduler.worker, self.now())
             if index < total:
                 self._slow(nodes[index])
             else:
-                self._deliver(deliveries[index - total])
+                self._deliver(index, deliveries[index - total])
 
         interrupted: BaseException | None = None
         try:
@@ -164,7 +176,7 @@ class Builder:
         self,
         scheduler: Scheduler,
         deliveries: Sequence[Delivery],
-        inputs: list[list[int]],
+        inputs: Sequence[Sequence[int]],
         interrupted: BaseException | None,
     ) -> None:
         total = len(self._graph.nodes)
@@ -173,13 +185,11 @@ class Builder:
                 raise error
             self.result.errors.append(error)
             if index >= total:
-                failed = deliveries[index - total]
-                self._emit(ev.NodeFailed(self.now(), index, failed.label, failed.title, 0.0, error))
-        cancelled = [
-            n for n in self._graph.nodes if scheduler.states[n.id] in (State.SKIPPED, State.WAITING)
-        ]
+                self._delivery_failed(index, deliveries[index - total], error)
+        left = (State.SKIPPED, State.WAITING, State.READY)
+        cancelled = [n for n in self._graph.nodes if scheduler.states[n.id] in left]
         for node in cancelled:
-            self._emit(ev.NodeCancelled(self.now(), node.id, node.label, node.title))
+            self._cancelled(node)
         ok = not scheduler.errors and interrupted is None
         path: tuple[tuple[str, float], ...] = ()
         if self.result.built:
@@ -202,6 +212,35 @@ class Builder:
                 len(scheduler.errors),
                 len(cancelled),
                 path,
+            )
+        )
+
+    def _delivery_failed(self, index: int, delivery: Delivery, error: BuildgraphError) -> None:
+        worker, began = self._taken.pop(index, (None, self.now()))
+        self._emit(
+            ev.NodeFailed(
+                self.now(),
+                index,
+                delivery.label,
+                delivery.title,
+                self._spent.get(index, 0.0),
+                error,
+                needs=delivery.needs,
+                worker=worker,
+                began=began,
+            )
+        )
+
+    def _cancelled(self, node: Node) -> None:
+        self._emit(
+            ev.NodeCancelled(
+                self.now(),
+                node.id,
+                node.label,
+                node.title,
+                node.stage,
+                node.where,
+                _needs(node),
             )
         )
 
@@ -240,11 +279,7 @@ class Builder:
                 key = self._identifier.key(node, parent, sources, progress)
             except BuildgraphError as error:
                 if node.id in self._begun and not isinstance(error, Interrupted):
-                    spent = time.monotonic() - begun
-                    failed = ev.NodeFailed(
-                        self.now(), node.id, node.label, node.title, spent, error
-                    )
-                    self._emit(failed)
+                    self._failed(node, time.monotonic() - begun, error)
                 raise
             self._keys[node.id] = key
         return key
@@ -254,6 +289,7 @@ class Builder:
         if node.id in self._begun:
             return
         self._begun.add(node.id)
+        worker, began = self._taken.get(node.id, (None, self.now()))
         self._emit(
             ev.NodeStarted(
                 self.now(),
@@ -264,6 +300,29 @@ class Builder:
                 reason,
                 expected,
                 node.where,
+                _needs(node),
+                worker,
+                began,
+            )
+        )
+
+    def _failed(self, node: Node, seconds: float, error: BuildgraphError) -> None:
+        worker, began = self._taken.pop(node.id, (None, self.now()))
+        key = self._keys.get(node.id)
+        self._emit(
+            ev.NodeFailed(
+                self.now(),
+                node.id,
+                node.label,
+                node.title,
+                seconds,
+                error,
+                node.stage,
+                _needs(node),
+                worker,
+                began,
+                key.digest if key else "",
+                _told(self._reasons.pop(node.id, ())),
             )
         )
 
@@ -338,8 +397,7 @@ class Builder:
                 error.label = node.label
             if error.where is None:
                 error.where = node.where
-            spent = time.monotonic() - begun
-            self._emit(ev.NodeFailed(self.now(), node.id, node.label, node.title, spent, error))
+            self._failed(node, time.monotonic() - begun, error)
             raise
         seconds = time.monotonic() - begun
         records.save_node(self._store, key, layer, seconds)
@@ -369,6 +427,8 @@ class Builder:
             else:
                 self.result.built += 1
         layer = outcome.layer
+        worker, began = self._taken.pop(node.id, (None, self.now()))
+        reasons = self._reasons.pop(node.id, ())
         self._emit(
             ev.NodeFinished(
                 self.now(),
@@ -380,17 +440,41 @@ class Builder:
                 layer.diff_id if layer else "",
                 layer.size if layer else 0,
                 node.stage,
+                node.where,
+                _needs(node),
+                worker,
+                began,
+                outcome.key,
+                _told(reasons),
             )
         )
 
-    def _deliver(self, delivery: Delivery) -> None:
-        built = replace(delivery.deliver(self.result.outcomes), time=self.now())
+    def _deliver(self, index: int, delivery: Delivery) -> None:
+        worker, began = self._taken[index]
+        try:
+            made = delivery.deliver(self.result.outcomes)
+        except BuildgraphError:
+            self._spent[index] = self.now() - began
+            raise
+        built = replace(made, time=self.now(), needs=delivery.needs, worker=worker, began=began)
         with self._guard:
             if isinstance(built, ev.ImageBuilt):
                 self.result.images.append(built)
             else:
                 self.result.smokes.append(built)
         self._emit(built)
+
+
+def _needs(node: Node) -> tuple[int, ...]:
+    wanted = tuple(i for i in node.inputs if i is not None)
+    return node.inputs if wanted == node.inputs else wanted  # type: ignore[return-value]
+
+
+def _told(reasons: Sequence[Reason]) -> tuple[str, ...]:
+    """Return reasons in words; of very many the first, for each event is kept and sent on."""
+    told = tuple(str(reason) for reason in reasons[:_REASONS])
+    more = len(reasons) - len(told)
+    return (*told, f"and {more:,} more") if more else told
 
 
 def explain_key(store: Store, key: NodeKey, slot: records.SlotRecord | None) -> tuple[Reason, ...]:

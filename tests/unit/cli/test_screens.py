@@ -213,7 +213,7 @@ def test_json_shows_a_cut_character_at_the_end() -> None:
 def test_json_documents_every_event_and_field() -> None:
     text = progress_json.__doc__ or ""
     for kind in ev.Event.__args__:  # type: ignore[attr-defined]
-        row = re.search(rf"^    {progress_json._name(kind)}\s+(.*)$", text, re.MULTILINE)
+        row = re.search(rf"^    {progress_json._name(kind)}\s+(.*(?:\n {{20}}.*)*)", text, re.M)
         assert row, kind
         for name in kind.__dataclass_fields__:
             expected = "text" if (kind, name) == (ev.NodeOutput, "data") else name
