@@ -22,6 +22,7 @@ from buildgraph.cli.test import exit_code, tell
 from buildgraph.cli.words import size
 from buildgraph.engine.build import BuildResult
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions
+from buildgraph.engine.history import Chronicle
 from buildgraph.engine.push_plan import PushPlan, push_plans, untested
 from buildgraph.engine.pushing import push_names
 from buildgraph.engine.smoke.report import SmokeReport
@@ -111,7 +112,9 @@ def _run(targets: tuple[str, ...], settings: Settings, screen: Screen) -> _Done:
         runner = session.smoke_runner(SmokeOptions(), screen)
         with session.open_graph(prepared) as graph:
             deliveries = [*deliverer.deliveries(prepared), *runner.deliveries(prepared)]
-            done.result = graph.build(deliveries, screen)
+            chronicle = Chronicle(screen)
+            done.result = graph.build(deliveries, chronicle)
+        chronicle.write(session.store, prepared, done.result.outcomes, done.result.images)
         session.store.sync()
         done.reports = runner.reports
         ready = _ready(plans, deliverer.artifacts, done, keep_going=settings.keep_going)

@@ -40,6 +40,7 @@ from buildgraph.engine.container.parse import (
 from buildgraph.engine.container.running import ImageContainer
 from buildgraph.engine.container.start import Streams, open_container
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, assemble
+from buildgraph.engine.history import Chronicle
 from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.filetree import FileStat
 from buildgraph.oci.types import Image
@@ -285,7 +286,9 @@ def built_image(
         session.sandbox.prepare(slots=1)
         with session.open_graph(prepared) as graph:
             deliverer = Deliverer(session.store, session.layers, DeliveryOptions(), session.epoch)
-            result = graph.build(deliverer.deliveries(prepared), listener)
+            chronicle = Chronicle(listener)
+            result = graph.build(deliverer.deliveries(prepared), chronicle)
+            chronicle.write(session.store, prepared, result.outcomes, result.images)
             if seen is not None and not result.errors:
                 seen.update(seen_by_run(session, prepared, graph) or {})
         if not session.store.read_only:

@@ -100,6 +100,10 @@ def test_what_passed_is_pushed_and_nothing_else(
     again = shop.run("push", "//app:release", **run)
     assert "//app:smoke passed (cached)" in again.stdout
     assert "(there already)" in again.stdout
+    rows = [
+        json.loads(x) for x in shop.run("history", "//app", "--json", **run).stdout.splitlines()
+    ]
+    assert rows[0]["digest"] == pushed[0]["digest"], "a push's builds are written down too"
 
 
 def test_one_failure_is_enough_unless_told_otherwise(

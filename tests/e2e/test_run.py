@@ -87,6 +87,14 @@ def test_streams_and_exit_code(place: Place) -> None:
     assert "has no user 'nobody-here'" in err
 
 
+def test_what_run_has_built_is_written_down(root_bench: Bench) -> None:
+    place = Place(root_bench)
+    (place.path / "f").write_text("more\n")
+    for _ in range(2):
+        place.run("run", ":image", "--", "true")
+        assert len(place.run("history", ":image", "--json")[0].splitlines()) == 2
+
+
 @BOTH
 def test_volumes_live_on_by_name(place: Place) -> None:
     look = "cat /data/f; stat -c '%u %a' /data/f; echo more >> /data/f"
