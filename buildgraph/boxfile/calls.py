@@ -1,5 +1,5 @@
-"""Knows what a target of a workspace's own rule comes to: which attributes are the rule's and which
-the image's, and what the rule's templates know; must not know how a rule's file is read.
+"""Knows what a target of a rule that is a template comes to: which attributes are the rule's and
+which the image's, and what its templates know; must not know how a rule's file is read.
 """
 
 from __future__ import annotations
@@ -33,15 +33,24 @@ def image_entries(entries: Sequence[Entry], body: RuleBody) -> list[Entry]:
     return merge(body.image, [entry for entry in entries if entry.key.text not in body.own])
 
 
+def beside(name: str, further: str) -> str:
+    """Return the name of a further target: `app.smoke` of `app`, a matrix suffix staying last."""
+    base, at, pairs = name.partition("@")
+    return f"{base}.{further}{at}{pairs}"
+
+
 def template_names(
-    fields: Mapping[str, Value], attributes: Iterable[Attribute], label: Label
+    fields: Mapping[str, Value], attributes: Iterable[Attribute], label: Label, body: RuleBody
 ) -> dict[str, Any]:
     """Return the names that the rule's templates have beside everybody's.
 
     Paths are relative to the target's directory, which is the context unless somebody says
-    otherwise; labels are whole. `self` is the target's label.
+    otherwise; labels are whole. `self` is the target's label, `beside` those of further targets.
     """
-    known: dict[str, Any] = {"self": str(label)}
+    others = {
+        one.key: str(Label(label.package, beside(label.name, one.key))) for one in body.targets
+    }
+    known: dict[str, Any] = {"self": str(label), "beside": others}
     for attribute in attributes:
         value = fields.get(attribute.name)
         if value is not None:

@@ -9,20 +9,21 @@ for long ends with an error after at most about a second.
 
 from __future__ import annotations
 
-import operator
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from buildgraph import limits
 from buildgraph.boxfile.filters import FILTERS, FilterError
+from buildgraph.boxfile.operators import ARITHMETIC, COMPARISONS, TESTS
 from buildgraph.boxfile.template import Template, TemplateError, extent
 from buildgraph.errors import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_T = TypeVar("_T")
 Plain = Any  # None | bool | int | float | str | list[Plain] | dict[str, Plain] | Lookup
 
 
@@ -59,16 +60,40 @@ def render(
     template: Template, names: Mapping[str, Plain], budget: Budget | None = None
 ) -> Rendered:
     """Evaluate a template over `names`, at the cost of `budget`. Raises TemplateError."""
-    budget = budget or Budget()
-    granted = min(limits.TEMPLATE_STEPS, budget.left)
-    run = _Run(template.source, [dict(names)], left=granted)
+    run = _Run(template.source, [dict(names)])
+    _spending(run, budget or Budget(), lambda: run.body(template.root.body))
+    return run.finish()
+
+
+def listed(
+    template: Template, names: Mapping[str, Plain], budget: Budget | None = None
+) -> list[str] | None:
+    """Return the items of a template that is nothing but one expression and comes to a list.
+
+    None where it is another template or comes to something else. Raises TemplateError.
+    """
+    nodes = [item for one in template.root.body for item in getattr(one, "nodes", (None,))]
+    if len(nodes) != 1 or type(nodes[0]).__name__ in ("NoneType", "TemplateData"):
+        return None
+    run = _Run(template.source, [dict(names)])
+
+    def items() -> list[str] | None:
+        found = run.value(nodes[0])
+        if not isinstance(found, list):
+            return None
+        return [run.printed(item, nodes[0]) for item in found]
+
+    return _spending(run, budget or Budget(), items)
+
+
+def _spending(run: _Run, budget: Budget, work: Callable[[], _T]) -> _T:
+    run.left = granted = min(limits.TEMPLATE_STEPS, budget.left)
     try:
-        run.body(template.root.body)
+        return work()
     except RecursionError:
         raise TemplateError("nested too deep", 0) from None
     finally:
         budget.left -= granted - max(0, run.left)
-    return run.finish()
 
 
 @dataclass(slots=True)
@@ -77,7 +102,7 @@ class _Run:
 
     source: str
     scopes: list[dict[str, Plain]]
-    left: int  # steps
+    left: int = 0  # steps
     pieces: list[tuple[int, str]] = field(default_factory=list)  # (offset of its source, text)
     size: int = 0
 
@@ -181,7 +206,10 @@ class _Run:
 
     def text(self, node: Any) -> str:
         """Return an expression as what is printed."""
-        found = self.value(node)
+        return self.printed(self.value(node), node)
+
+    def printed(self, found: Plain, node: Any) -> str:
+        """Return a value as what is printed."""
         if isinstance(found, bool):
             return "true" if found else "false"
         if isinstance(found, str | int):
@@ -305,17 +333,17 @@ class _Run:
             except Missing:
                 return node.name == "undefined"
             return node.name == "defined"
-        if node.name not in _TESTS:
-            near = did_you_mean(node.name, (*_TESTS, "defined", "undefined"))
+        if node.name not in TESTS:
+            near = did_you_mean(node.name, (*TESTS, "defined", "undefined"))
             raise self.failure(node, f"there is no test {node.name!r}", near)
-        return _TESTS[node.name](self.value(node.node))
+        return TESTS[node.name](self.value(node.node))
 
     def compare(self, node: Any) -> Plain:
         left = self.value(node.expr)
         for operand in node.ops:
             right = self.value(operand.expr)
             try:
-                if not _COMPARISONS[operand.op](left, right):
+                if not COMPARISONS[operand.op](left, right):
                     return False
             except TypeError:
                 words = f"{_kind(left)} and {_kind(right)} do not compare"
@@ -349,7 +377,7 @@ class _Run:
     def arithmetic(self, node: Any) -> Plain:
         left, right = (self.number(node, self.value(n)) for n in (node.left, node.right))
         try:
-            return _ARITHMETIC[type(node).__name__](left, right)
+            return ARITHMETIC[type(node).__name__](left, right)
         except ZeroDivisionError:
             raise self.failure(node, "division by 0") from None
 
@@ -455,30 +483,4 @@ _EXPRESSIONS: Final[dict[str, Callable[[_Run, Any], Plain]]] = {
     "Mod": _Run.arithmetic,
     "Neg": _Run.sign,
     "Pos": _Run.sign,
-}
-_ARITHMETIC: Final[dict[str, Callable[[int, int], int]]] = {
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "FloorDiv": operator.floordiv,
-    "Mod": operator.mod,
-}
-_COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "lteq": operator.le,
-    "gt": operator.gt,
-    "gteq": operator.ge,
-    "in": lambda a, b: a in b,
-    "notin": lambda a, b: a not in b,
-}
-_TESTS: Final[dict[str, Callable[[Any], bool]]] = {
-    "none": lambda v: v is None,
-    "string": lambda v: isinstance(v, str),
-    "number": lambda v: type(v) is int,
-    "boolean": lambda v: isinstance(v, bool),
-    "mapping": lambda v: isinstance(v, dict),
-    "sequence": lambda v: isinstance(v, list),
-    "true": lambda v: v is True,
-    "false": lambda v: v is False,
 }

@@ -1,6 +1,6 @@
 """Knows what the targets of a file come to: with what they extend and the package's defaults below
-them, one for each variant of a matrix, an image for a rule of the workspace's own; must not know
-what else a Boxfile has.
+them, one for each variant of a matrix, an image for a rule that is a template; must not know what
+else a Boxfile has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from buildgraph.boxfile.extends import Inheritance, Named, merge, size
 from buildgraph.boxfile.header import Header, names_of
 from buildgraph.boxfile.matrix import Variant, suffix, variants
 from buildgraph.boxfile.rendering import Names, Surroundings
-from buildgraph.boxfile.rule_files import errors_of
+from buildgraph.boxfile.rule_files import WHEN, errors_of
 from buildgraph.boxfile.target import Target, Value, text_of
 from buildgraph.boxfile.visibility import PRIVATE, PUBLIC, Visibility
 from buildgraph.errors import InputError, Location
@@ -230,11 +230,12 @@ class Maker:
             doc = self.targets[labels[0].name].doc
             self.targets[draft.name] = replace(group, doc=doc)
         body = self.rules[rule].body
-        for further, _ in body.targets if body is not None else ():
-            beside = [replace(draft, name=_beside(one.name, further)) for one in variants_of]
-            labels = [Label(self.scope.package, one.name) for one in beside]
-            one = replace(draft, name=_beside(draft.name, further))
-            self.targets[one.name] = self._group(one, draft.where, labels, visibility)
+        for further in body.targets if body is not None else ():
+            beside = [calls.beside(one.name, further.key) for one in variants_of]
+            labels = [Label(self.scope.package, name) for name in beside if name in self.targets]
+            if labels:
+                one = replace(draft, name=calls.beside(draft.name, further.key))
+                self.targets[one.name] = self._group(one, draft.where, labels, visibility)
 
     def _combinations(self, structure: Mapping[str, Value], where: Location) -> list[Variant]:
         axes = structure["matrix"]
@@ -300,7 +301,7 @@ class Maker:
         visibility: Visibility | None,
         called: schema.RuleSpec | None = None,
     ) -> None:
-        """Add the target that a draft has become; `called` is the rule of the workspace's own."""
+        """Add the target that a draft has become; `called` is the rule that made the draft."""
         doc = attrs.pop("doc", None)
         attrs.pop("rule", None)
         self.targets[draft.name] = Target(
@@ -322,9 +323,10 @@ class Maker:
         visibility: Visibility | None,
         names: Names | None,
     ) -> None:
-        """Add what a target of the workspace's own rule comes to: an image, and what is beside."""
-        self._homes[body.path] = body.package
-        repeated = [*body.image, *(entry for _, entries in body.targets for entry in entries)]
+        """Add what a target of a rule that is a template comes to: an image, and what is beside."""
+        if body.package is not None:
+            self._homes[body.path] = body.package
+        repeated = [*body.image, *(entry for one in body.targets for entry in one.entries)]
         if not self._count(replace(draft, entries=repeated), 1):
             return
         before = len(self.scope.errors)
@@ -343,32 +345,37 @@ class Maker:
         doc = found.get("doc")
         if names is not None and len(self.scope.errors) == before:
             label = Label(self.scope.package, draft.name)
-            names = names.more(**calls.template_names(found, own, label))
+            names = names.more(**calls.template_names(found, own, label, body))
             made = replace(draft, entries=image)
             attrs = self._fields(made, spec, schema.IMAGE.attributes, names)
             if doc is not None:
                 attrs["doc"] = doc
             self._put(draft, "image", attrs, visibility, spec)
-            for further, entries in body.targets:
-                self._add_beside(draft, further, entries, visibility, names)
+            for further in body.targets:
+                if self._is_wanted(further, names):
+                    self._add_beside(draft, further, visibility, names)
         calls.tell_call(self.scope.errors[before:], body, draft.where)
 
+    def _is_wanted(self, further: schema.Further, names: Names) -> bool:
+        """Say whether the condition of a further target holds."""
+        if further.when is None:
+            return True
+        scope = replace(self.scope, names=names)
+        value = values.parse_value(further.when.value, schema.Bool(), WHEN, scope)
+        return value is not None and value.data is True
+
     def _add_beside(
-        self,
-        draft: Draft,
-        further: str,
-        entries: tuple[yaml.Entry, ...],
-        visibility: Visibility | None,
-        names: Names,
+        self, draft: Draft, further: schema.Further, visibility: Visibility | None, names: Names
     ) -> None:
         """Add a further target of a rule beside the one that uses it."""
-        beside = Draft(_beside(draft.name, further), draft.where, entries)
-        rule = self._rule_of(beside, entries)
+        name = calls.beside(draft.name, further.key)
+        beside = Draft(name, draft.where, further.entries)
+        rule = self._rule_of(beside, further.entries)
         if rule is None:
             return
         if self.rules[rule].body is not None:
-            where = entries[0].key.where
-            self.scope.error("a rule's further target is of no rule of the workspace's own", where)
+            where = further.entries[0].key.where
+            self.scope.error("a rule's further target is of no rule that is a template", where)
             return
         self._add(beside, rule, visibility, names)
 
@@ -390,12 +397,6 @@ class Maker:
                 return
             default = in_package(self.scope.package, self.dockerfile)
             attrs["dockerfile"] = Value(default, where, given=False)
-
-
-def _beside(name: str, further: str) -> str:
-    """Return the name of a further target: `app.smoke` of `app`, a matrix suffix staying last."""
-    base, at, pairs = name.partition("@")
-    return f"{base}.{further}{at}{pairs}"
 
 
 def _both(structure: Mapping[str, Value]) -> tuple[Value, Value]:

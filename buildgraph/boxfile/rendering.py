@@ -115,18 +115,40 @@ def rendered(node: Scalar, template: Template, names: Names) -> Scalar:
 
     Raises InputError at the place of the expression.
     """
-    from buildgraph.boxfile.evaluate import Budget, render
+    from buildgraph.boxfile.evaluate import render
     from buildgraph.boxfile.template import TemplateError
 
-    if not names.budget:
-        names.budget.append(Budget())
     try:
-        made = render(template, names.known, names.budget[0])
+        made = render(template, names.known, _budget(names))
     except TemplateError as error:
         raise _told(error, node) from None
     if node.style == "|":
         return replace(node, text=made.text, lines=made.lines)
     return replace(node, text=made.text, style="")
+
+
+def spread(node: Scalar, names: Names) -> list[Scalar] | None:
+    """Return the scalars that an item of a list stands for: one expression that is itself a list.
+
+    None where it is anything else, also where it is wrong: whoever renders it tells.
+    """
+    from buildgraph.boxfile.evaluate import listed
+    from buildgraph.boxfile.template import TemplateError
+
+    try:
+        template = read(node, names)
+        found = None if STAMP in template.names else listed(template, names.known, _budget(names))
+    except (InputError, TemplateError):
+        return None
+    return None if found is None else [replace(node, text=text, style="") for text in found]
+
+
+def _budget(names: Names) -> Budget:
+    from buildgraph.boxfile.evaluate import Budget
+
+    if not names.budget:
+        names.budget.append(Budget())
+    return names.budget[0]
 
 
 def stamp_refused(node: Scalar, template: Template, name: str) -> InputError:

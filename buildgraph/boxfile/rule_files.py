@@ -1,5 +1,5 @@
-"""Knows how a workspace writes a rule of its own: `NAME.rule.yaml` -> `RuleSpec`; must not know
-what a target makes of it (`calls.py`) or the disk.
+"""Knows how a rule is written as a template: `NAME.rule.yaml` -> `RuleSpec`, a workspace's own or
+one of the library; must not know what a target makes of it (`calls.py`) or the disk.
 
 A rule is a table of typed attributes and the template of a Dockerfile over them. It may set
 attributes of the image and add further targets, such as a smoke test, beside each that uses it.
@@ -20,6 +20,7 @@ from buildgraph.errors import InputError, InputErrors, Location, raise_all
 from buildgraph.label import name_problem
 
 SUFFIX: Final = ".rule.yaml"
+WHEN: Final = "when"  # of a further target: the condition to be there
 RULE_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 _SIMPLE: Final[Mapping[str, schema.Scalar]] = {
@@ -65,17 +66,22 @@ _INHERITED: Final = tuple(
 _GOES_WITH: Final = {"items": ("list", "map"), "values": ("choice",), "pattern": ("text",)}
 _TAKEN: Final = frozenset(
     [one.name for one in (*schema.IMAGE.attributes, *schema.COMMON)]
-    + ["vars", "workspace", "package", "target", "matrix", "env", "self", "loop", STAMP]
+    + ["vars", "workspace", "package", "target", "matrix", "env", "self", "beside", "loop", STAMP]
 )
 
 
 class RuleTable(Mapping[str, schema.RuleSpec]):
-    """All rules of a workspace by name; one of its own is read when somebody asks for it."""
+    """Rules by name; one that is a file is read when somebody asks for it."""
 
     def __init__(self, fixed: Mapping[str, schema.RuleSpec]):
         self._known = dict(fixed)
         self._files: dict[str, Callable[[], schema.RuleSpec]] = {}
         self._failed: dict[str, InputError] = {}
+
+    @property
+    def read_paths(self) -> set[str]:
+        """Return the paths of the files that were read so far and have nothing wrong in them."""
+        return {spec.body.path for spec in self._known.values() if spec.body is not None}
 
     def add(self, name: str, read: Callable[[], schema.RuleSpec]) -> bool:
         """Add a rule that `read` returns; False: there is one of this name already."""
@@ -107,10 +113,11 @@ class RuleTable(Mapping[str, schema.RuleSpec]):
         return self._known[name]
 
 
-def read_rule(text: str, path: str, name: str) -> schema.RuleSpec:
+def read_rule(text: str, path: str, name: str, *, shipped: bool = False) -> schema.RuleSpec:
     """Return the rule that a file describes. Raises InputError with all that is wrong.
 
     `path` is from the workspace's root; labels and paths in the file are relative to its directory.
+    With `shipped` it is a file of the library, and they are relative to whoever uses the rule.
     """
     package, _, _ = path.rpartition("/")
     scope = values.Scope(package)
@@ -143,7 +150,7 @@ def read_rule(text: str, path: str, name: str) -> schema.RuleSpec:
         (*own, *_INHERITED),
         schema.RuleBody(
             path,
-            package,
+            None if shipped else package,
             tuple(attribute.name for attribute in own),
             tuple(defaults),
             (*image, dockerfile),
@@ -255,9 +262,7 @@ def _entries(root: yaml.Mapping, name: str, scope: values.Scope) -> tuple[yaml.E
     return ()
 
 
-def _further(
-    entries: tuple[yaml.Entry, ...], scope: values.Scope
-) -> Iterator[tuple[str, tuple[yaml.Entry, ...]]]:
+def _further(entries: tuple[yaml.Entry, ...], scope: values.Scope) -> Iterator[schema.Further]:
     """Yield the targets that stand beside each of the rule."""
     for entry in entries:
         name, where = entry.key.text, entry.key.where
@@ -272,7 +277,8 @@ def _further(
             for one in entry.value.entries:
                 if one.key.text in refused:
                     scope.error(f"a rule's further target has no {one.key.text!r}", one.key.where)
-            yield name, entry.value.entries
+            rest = tuple(one for one in entry.value.entries if one.key.text != WHEN)
+            yield schema.Further(name, rest, entry.value.get(WHEN))
 
 
 def errors_of(error: InputError) -> tuple[InputError, ...]:

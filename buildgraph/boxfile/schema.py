@@ -182,20 +182,31 @@ class Attribute:
 
 
 @dataclass(frozen=True, slots=True)
+class Further:
+    """A target that a rule puts beside each that uses it: its key, what is written of it, and the
+    condition; None: always.
+    """
+
+    key: str
+    entries: tuple[Entry, ...]
+    when: Entry | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RuleBody:
-    """What a rule that a workspace writes itself makes of a target; see `rule_files.py`.
+    """What a rule that is a template makes of a target; see `rule_files.py`.
 
     `own` are the names of its attributes, the others are the image's. `defaults`, `image` and the
-    entries of `targets` are as they are written in the file `path`, relative to `package`; `image`
-    ends with the Dockerfile's template.
+    entries of `targets` are as they are written in the file `path`, relative to `package` (None:
+    to the target's, for a rule of the library); `image` ends with the Dockerfile's template.
     """
 
     path: str
-    package: str
+    package: str | None
     own: tuple[str, ...]
     defaults: tuple[Entry, ...]
     image: tuple[Entry, ...]
-    targets: tuple[tuple[str, tuple[Entry, ...]], ...]
+    targets: tuple[Further, ...]
 
 
 @dataclass(frozen=True, slots=True)

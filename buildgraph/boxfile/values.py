@@ -15,7 +15,15 @@ from types import MappingProxyType
 from typing import Final, assert_never
 
 from buildgraph.boxfile import schema, yaml
-from buildgraph.boxfile.rendering import STAMP, Names, check_stamps, read, rendered, stamp_refused
+from buildgraph.boxfile.rendering import (
+    STAMP,
+    Names,
+    check_stamps,
+    read,
+    rendered,
+    spread,
+    stamp_refused,
+)
 from buildgraph.boxfile.target import (
     Block,
     Data,
@@ -193,10 +201,24 @@ def _list(node: yaml.Node, kind: schema.ListOf, name: str, scope: Scope) -> Valu
     else:
         _wrong(node, kind, name, scope)
         return None
-    values = [parse_value(item, kind.item, name, scope) for item in items]
+    values: list[Value | None] = []
+    for item in items:
+        several = _spread(item, scope) if isinstance(node, yaml.Sequence) else None
+        inner = scope if several is None else replace(scope, names=None)
+        values.extend(
+            parse_value(one, kind.item, name, inner)
+            for one in ((item,) if several is None else several)
+        )
     if kind.unique:
         _refuse_twice([value for value in values if value is not None], name, scope)
     return Value(tuple(value for value in values if value is not None), node.where)
+
+
+def _spread(item: yaml.Node, scope: Scope) -> list[yaml.Scalar] | None:
+    """Return what an item stands for that is the template of a list."""
+    if scope.names is None or not isinstance(item, yaml.Scalar) or not is_template(item.text):
+        return None
+    return spread(item, scope.names)
 
 
 def _refuse_twice(values: list[Value], name: str, scope: Scope) -> None:

@@ -60,7 +60,9 @@ class Workspace:
     ):
         self.root = os.path.realpath(root)
         self._around = Surroundings(os.environ if environ is None else environ, self.root)
-        self._rules = RuleTable({**rules, **schema.BUILT_IN, SMOKE.name: SMOKE})
+        self._rules = RuleTable({**schema.BUILT_IN, SMOKE.name: SMOKE})
+        for name in rules:  # looked at when somebody uses one
+            self._rules.add(name, partial(rules.__getitem__, name))
         self._files = Files(self.root)
         self._packages: dict[str, Package] = {}
         self._failed: dict[str, InputError] = {}
@@ -122,9 +124,10 @@ class Workspace:
         A directory (the root is `./`) is there because the names in it decided something: as long
         as it and the files are unchanged, loading again gives the same.
         """
-        git = (os.path.relpath(path, self.root) for path in self._around.git.observed)
+        shipped = (path for path in self._rules.read_paths if os.path.isabs(path))
+        others = (os.path.relpath(p, self.root) for p in (*self._around.git.observed, *shipped))
         found = {
-            f"{path}/" if os.path.isdir(os.path.join(self.root, path)) else path for path in git
+            f"{path}/" if os.path.isdir(os.path.join(self.root, path)) else path for path in others
         }
         return sorted({*self._files.read_paths, *found}, key=os.fsencode)
 
