@@ -19,7 +19,7 @@ from buildgraph.cli.entry import Terminated, guarded
 from buildgraph.cli.flags import CONDUCT, INPUT, LOOKUP, RESULT, RUNNING, BuildFlags, flags
 from buildgraph.cli.lint_build import findings, last_line, refuse
 from buildgraph.cli.options import store_option
-from buildgraph.cli.readers import Readers, open_readers
+from buildgraph.cli.readers import ReaderFiles, Readers, open_readers
 from buildgraph.cli.remember import remember
 from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import OpenGraph, Session, Settings
@@ -53,8 +53,10 @@ def command(**given: Any) -> int:
     notes = said(click.get_current_context())
     settings = settings_of(asked, os.environ)
     progress = "quiet" if asked.quiet else asked.progress
-    if (asked.events or asked.junit) and (asked.dry_run or asked.check or asked.call != "build"):
-        raise InputError("--events and --junit tell of a build, and nothing is to be built")
+    files = ReaderFiles(asked.events, asked.junit, asked.profile)
+    if files.named and (asked.dry_run or asked.check or asked.call != "build"):
+        flag = files.named[0]
+        raise InputError(f"{flag} tells of a build, and nothing is to be built")
     if asked.check or asked.call != "build":
         from buildgraph.cli.lint import call_instead
 
@@ -66,16 +68,7 @@ def command(**given: Any) -> int:
 
         return show_plan(asked.targets, asked.file, settings, as_json=progress == "json")
     delivery = delivery_of(asked)
-    return run_build(
-        asked.targets,
-        asked.file,
-        settings,
-        delivery,
-        progress,
-        notes,
-        events=asked.events,
-        junit=asked.junit,
-    )
+    return run_build(asked.targets, asked.file, settings, delivery, progress, notes, files=files)
 
 
 def run_build(
@@ -86,8 +79,7 @@ def run_build(
     progress: str,
     notes: Sequence[str] = (),
     *,
-    events: str | None = None,
-    junit: str | None = None,
+    files: ReaderFiles = ReaderFiles(),  # noqa: B008 - a frozen value
     seen: Seen | None = None,
 ) -> int:
     """Build and return the exit code; every failure has been shown by then.
@@ -99,8 +91,7 @@ def run_build(
         make_listener(progress, sys.stdout, sys.stderr, os.environ),
         os.environ,
         sys.stderr,
-        events=events,
-        junit=junit,
+        files,
     )
     try:
         with (

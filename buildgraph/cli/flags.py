@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from buildgraph.cli.options import progress_option
+from buildgraph.cli.options import profile_option, progress_option
 from buildgraph.oci.handover.handed import ENGINES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,6 +66,7 @@ class BuildFlags:
     progress: str = "auto"
     events: str | None = None
     junit: str | None = None
+    profile: str | None = None
     store: str | None = None
 
 
@@ -161,6 +162,7 @@ CONDUCT: tuple[Flag[Any], ...] = (
         "--events", metavar="FILE", help="Write what happens there, a JSON object a line."
     ),
     click.option("--junit", metavar="FILE", help="Write JUnit's XML there: a case for each step."),
+    profile_option,
 )
 
 

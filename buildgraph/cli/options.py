@@ -41,6 +41,15 @@ def progress_option(command: F) -> F:
     )(command)
 
 
+def profile_option(command: F) -> F:
+    """Add `--profile FILE`."""
+    return click.option(
+        "--profile",
+        metavar="FILE",
+        help="Write who did what when there: Chrome's trace format, for Perfetto.",
+    )(command)
+
+
 def parse_pairs(
     texts: tuple[str, ...], flag: str, environ: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, str], ...]:

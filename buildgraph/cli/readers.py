@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from buildgraph.cli.screen import Screen
@@ -14,6 +15,22 @@ from buildgraph.events import Event, NodeFailed
 
 if TYPE_CHECKING:
     from buildgraph.cli.lint_report import Finding
+    from buildgraph.engine.smoke.report import SmokeReport
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderFiles:
+    """Where the command line wants what to be written; None: nowhere."""
+
+    events: str | None = None
+    junit: str | None = None
+    profile: str | None = None
+    report: str | None = None
+
+    @property
+    def named(self) -> list[str]:
+        """The flags that were given."""
+        return [f"--{name}" for name in self.__slots__ if getattr(self, name) is not None]
 
 
 class Reader(Protocol):
@@ -68,6 +85,13 @@ class Readers:
             if take is not None:
                 take(found)
 
+    def tests(self, reports: Iterable[SmokeReport]) -> None:
+        """Tell readers that want to know what came of the tests, in full."""
+        for reader in self._readers:
+            take = getattr(reader, "tests", None)
+            if take is not None:
+                take(reports)
+
     @property
     def want_findings(self) -> bool:
         """Say whether `findings` is worth its work."""
@@ -100,9 +124,8 @@ def open_readers(
     screen: Screen,
     env: Mapping[str, str],
     err: TextIO,
+    files: ReaderFiles = ReaderFiles(),
     *,
-    events: str | None = None,
-    junit: str | None = None,
     cwd: str = ".",
 ) -> Readers:
     """Return a screen with the readers that the command line and the environment ask for.
@@ -110,14 +133,18 @@ def open_readers(
     Raises InputError, HostError where a file cannot be written.
     """
     readers: list[Reader] = []
-    if events is not None:
+    if files.events is not None:
         from buildgraph.cli.events_file import EventsFile
 
-        readers.append(EventsFile(events))
-    if junit is not None:
+        readers.append(EventsFile(files.events))
+    if files.junit is not None:
         from buildgraph.cli.report_junit import JunitReport
 
-        readers.append(JunitReport(junit))
+        readers.append(JunitReport(files.junit))
+    if files.profile is not None:
+        from buildgraph.cli.report_trace import TraceFile
+
+        readers.append(TraceFile(files.profile))
     if env.get("GITHUB_ACTIONS") == "true":
         from buildgraph.cli.github import GithubReader
 

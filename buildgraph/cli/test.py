@@ -17,8 +17,8 @@ from buildgraph.cli.console import wants_color
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.escape import no_commands, safe
 from buildgraph.cli.hold import Holder
-from buildgraph.cli.options import progress_option, store_option
-from buildgraph.cli.readers import open_readers
+from buildgraph.cli.options import profile_option, progress_option, store_option
+from buildgraph.cli.readers import ReaderFiles, open_readers
 from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
 from buildgraph.cli.textfile import write_text
@@ -42,6 +42,7 @@ from buildgraph.errors import BuildgraphError, HostError, InputError
 @click.option("-k", "--keep-going", is_flag=True, help="After a failed build, test what can be.")
 @click.option("--offline", is_flag=True, help="Fetch nothing.")
 @progress_option
+@profile_option
 @store_option
 @guarded
 def command(
@@ -57,6 +58,7 @@ def command(
     keep_going: bool,
     offline: bool,
     progress: str,
+    profile: str | None,
     store: str | None,
 ) -> int:
     """Build what is missing and run smoke tests: labels, or patterns such as //... .
@@ -71,7 +73,8 @@ def command(
         raise InputError("--keep goes with one run", hint="leave --runs out")
     if as_json_file == "-" and progress == "json":
         raise InputError("--json - and --progress json both want stdout")
-    result, reports = run_tests(targets, settings, options, progress, holder)
+    files = ReaderFiles(profile=profile)
+    result, reports = run_tests(targets, settings, options, progress, holder, files=files)
     in_order = [reports[label] for label in sorted(reports)]
     if junit is not None:
         write_text(junit, as_junit(in_order))
@@ -99,6 +102,8 @@ def run_tests(
     progress: str,
     holder: Holder | None = None,
     seen: Seen | None = None,
+    *,
+    files: ReaderFiles = ReaderFiles(),  # noqa: B008 - a frozen value
 ) -> tuple[BuildResult, dict[str, SmokeReport]]:
     """Build and test; every failure has been shown by then. Returns what came of it.
 
@@ -106,7 +111,7 @@ def run_tests(
     """
     catch_signals()
     view = make_listener(progress, sys.stdout, sys.stderr, os.environ)
-    screen = open_readers(view, os.environ, sys.stderr)
+    screen = open_readers(view, os.environ, sys.stderr, files)
     try:
         with Session(settings, os.environ, os.getcwd()) as session:
             if session.store.read_only:
@@ -127,6 +132,7 @@ def run_tests(
                 finally:
                     if seen is not None:
                         seen(session, prepared, graph)
+            screen.tests(runner.reports.values())
             session.store.sync()
     except BuildgraphError as error:
         screen.failed(error)

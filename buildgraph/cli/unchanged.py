@@ -28,7 +28,16 @@ _NOT_ANSWERED = (
     "--progress=rawjson",
     "rawjson",
 )
-_SWITCHES = ("--no-cache", "--pull=", "--check", "--call", "--events", "--junit")
+_SWITCHES = (
+    "--no-cache",
+    "--pull=",
+    "--check",
+    "--call",
+    "--events",
+    "--junit",
+    "--profile",
+    "--report",
+)
 # Whose command this is; later an ordinary user's process is root of its own namespace.
 _WHO = os.geteuid()
 _ENVIRONMENT = ("SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "HOME")

@@ -14,7 +14,7 @@ import pytest
 from buildgraph import events as ev
 from buildgraph.cli.progress_gitlab import GitlabScreen
 from buildgraph.cli.progress_plain import QuietScreen
-from buildgraph.cli.readers import Readers, open_readers
+from buildgraph.cli.readers import ReaderFiles, Readers, open_readers
 from buildgraph.errors import BuildFailed, HostError, InputError, InputErrors, Location
 
 EVIL = "\x1b]2;x\x07\r##[error]a\n::error::b\u202e\ud800]]>&<|`"
@@ -62,7 +62,7 @@ def quiet() -> QuietScreen:
 
 def test_events_are_whole_and_end(tmp_path: Path) -> None:
     file = tmp_path / "e"
-    run(lambda: open_readers(quiet(), {}, io.StringIO(), events=str(file)))
+    run(lambda: open_readers(quiet(), {}, io.StringIO(), ReaderFiles(events=str(file))))
     raw = file.read_bytes()
     assert not set(raw) - set(range(32, 127)) - {10}
     rows = [json.loads(line) for line in raw.splitlines()]
@@ -76,16 +76,16 @@ def test_events_are_whole_and_end(tmp_path: Path) -> None:
 
 def test_events_need_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        open_readers(quiet(), {}, io.StringIO(), events="-")
+        open_readers(quiet(), {}, io.StringIO(), ReaderFiles(events="-"))
     with pytest.raises(HostError):
-        open_readers(quiet(), {}, io.StringIO(), events=str(tmp_path / "no" / "e"))
+        open_readers(quiet(), {}, io.StringIO(), ReaderFiles(events=str(tmp_path / "no" / "e")))
     with pytest.raises(HostError):
-        open_readers(quiet(), {}, io.StringIO(), junit=str(tmp_path / "no" / "e"))
+        open_readers(quiet(), {}, io.StringIO(), ReaderFiles(junit=str(tmp_path / "no" / "e")))
 
 
 def test_junit_has_a_suite_a_target_and_a_case_a_node(tmp_path: Path) -> None:
     file = tmp_path / "j.xml"
-    run(lambda: open_readers(quiet(), {}, io.StringIO(), junit=str(file)))
+    run(lambda: open_readers(quiet(), {}, io.StringIO(), ReaderFiles(junit=str(file))))
     root = ElementTree.parse(file).getroot()
     suites = {suite.get("name"): suite for suite in root}
     assert set(suites) == {"//app:image", "//lib:image", "buildgraph"}
@@ -161,4 +161,6 @@ def test_gitlab_shows_long_output_in_parts() -> None:
 
 def test_a_disk_that_is_full_from_the_start_is_said() -> None:
     with pytest.raises(HostError, match="cannot write /dev/full"):
-        open_readers(QuietScreen(io.StringIO(), {}), {}, io.StringIO(), events="/dev/full")
+        open_readers(
+            QuietScreen(io.StringIO(), {}), {}, io.StringIO(), ReaderFiles(events="/dev/full")
+        )
