@@ -43,4 +43,6 @@ def command(**given: Any) -> int:
             click.echo("    depends on a step above; known once that has run")
         for reason in reasons:
             click.echo(f"    {safe(str(reason))}")
+        if not pending and not reasons:
+            click.echo("    made as a step of another target")
     return 0

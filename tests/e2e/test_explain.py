@@ -116,3 +116,15 @@ def test_names_cannot_drive_the_terminal(project: Project) -> None:
         said = project.run(command, "//lib").stdout
         assert "\033" not in said
         assert "red" in said
+
+
+def test_a_step_that_another_target_made_is_said_to_be_one(workspace: Workspace) -> None:
+    workspace.write("lib/f", "1")
+    workspace.write("lib/Dockerfile", "FROM scratch\nCOPY f /made\n")
+    for name in ("a", "b"):
+        workspace.write(f"{name}/Dockerfile", "FROM scratch\nCOPY --from=lib made /f\n")
+        workspace.write(f"{name}/Boxfile.yaml", "contexts: {lib: '//lib'}\n")
+    workspace.write("Boxfile.yaml", "workspace:\n")
+    assert len(workspace.build("//...").built) == 2, "a and b have one step"
+    said = {workspace.run("explain", f"//{name}").stdout.splitlines()[-1] for name in ("a", "b")}
+    assert said == {"    not built here before", "    made as a step of another target"}
