@@ -191,15 +191,10 @@ def _attributes(
             own = entry.value.get("default")
             assert own is not None
             defaults.append(yaml.Entry(replace(own.key, text=name), own.value))
-        out.append(
-            Attribute(
-                name,
-                kind,
-                _words(fields.get("doc")),
-                () if isinstance(kind, ListOf | MapOf) else _shown(default, kind),
-                fields["required"].data is True,
-            )
-        )
+        required = fields["required"].data is True
+        nothing = () if isinstance(kind, ListOf | MapOf) and not required else None
+        shown = _shown(default, kind) if nothing is None else nothing
+        out.append(Attribute(name, kind, _words(fields.get("doc")), shown, required))
     return out, defaults
 
 
