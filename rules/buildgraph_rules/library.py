@@ -134,7 +134,7 @@ class Rules:
             resolution,
             self._store,
             progress=work.progress,
-            cancelled=work.cancel.is_set,
+            cancel=work.cancel,
         )
         with self._store.new_scratch() as scratch:
             upper = scratch.upper

@@ -206,7 +206,7 @@ def test_a_lock_needs_no_index(
     place: Path, store: Store, resolution: Resolution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = read_lock(write_lock([resolution]), "Boxfile.lock")
-    monkeypatch.setattr("buildgraph_rules.debian.transport.Transport.read", None)
+    monkeypatch.setattr("buildgraph_rules.debian.mirrors.Mirrors.read", None)
     locked = rule.resolve(
         target(place, "base"), machine(), store=store, lock=lock, offline=True, refresh=True
     )

@@ -16,13 +16,14 @@ from typing import Final
 from buildgraph.errors import HostError, InputError
 from buildgraph.limits import PACKAGES_INDEX_BYTES, RELEASE_BYTES
 from buildgraph.oci.compress import decompress
+from buildgraph.transport.failures import NotFound
 from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_cache.objects import blob_ref
 from buildgraph_rules.debian.control import Index, parse_paragraph
+from buildgraph_rules.debian.mirrors import Mirrors
 from buildgraph_rules.debian.signature import verify_detached, verify_inline
 from buildgraph_rules.debian.sources import ArchiveSource, without_login
 from buildgraph_rules.debian.storage import BlobStore, Progress, fetch_blob
-from buildgraph_rules.debian.transport import NotFound, Transport
 
 INDEX_RECORD: Final = "debian-index"
 _COMPRESSED: Final = (".xz", ".gz", "")
@@ -46,7 +47,7 @@ def load_indices(
     sources: Sequence[ArchiveSource],
     architecture: str,
     store: BlobStore,
-    transport: Transport,
+    mirrors: Mirrors,
     progress: Progress,
     now: float,
 ) -> list[Index]:
@@ -59,25 +60,25 @@ def load_indices(
     supported = False
     for number, source in enumerate(sources):
         progress(f"release {source.suite}", 0, 0)
-        release = load_release(source, transport, now)
+        release = load_release(source, mirrors, now)
         if release.architectures and architecture not in release.architectures:
             continue
         supported = True
         for path in _index_paths(release, architecture):
             progress(f"packages of {source.suite}", 0, 0)
-            indices.append(_load_index(release, path, number, store, transport))
+            indices.append(_load_index(release, path, number, store, mirrors))
     if not supported:
         names = ", ".join(dict.fromkeys(source.suite for source in sources))
         raise HostError(f"no archive has packages for {architecture} ({names})")
     return indices
 
 
-def load_release(source: ArchiveSource, transport: Transport, now: float) -> Release:
+def load_release(source: ArchiveSource, mirrors: Mirrors, now: float) -> Release:
     """Fetch and verify InRelease, or Release with Release.gpg.
 
     Raises HostError for a bad signature, an expired file, or another suite than asked for.
     """
-    text = _release_text(source, transport).decode("utf-8", "replace")
+    text = _release_text(source, mirrors).decode("utf-8", "replace")
     name = without_login(source.directory)
     try:
         fields = parse_paragraph(text.strip("\n"))
@@ -93,16 +94,16 @@ def load_release(source: ArchiveSource, transport: Transport, now: float) -> Rel
     return release
 
 
-def _release_text(source: ArchiveSource, transport: Transport) -> bytes:
+def _release_text(source: ArchiveSource, mirrors: Mirrors) -> bytes:
     inline = source.directory + "InRelease"
     plain = source.directory + "Release"
     try:
-        message = transport.read(inline, RELEASE_BYTES)
+        message = mirrors.read(inline, RELEASE_BYTES)
     except NotFound:
-        text = _first(transport, plain, source)
+        text = _first(mirrors, plain, source)
         if source.trusted:
             return text
-        signature = _first(transport, plain + ".gpg", source)
+        signature = _first(mirrors, plain + ".gpg", source)
         shown = without_login(plain)
         return verify_detached(text, signature, source.keyrings, source.signers, shown)
     if source.trusted:
@@ -110,9 +111,9 @@ def _release_text(source: ArchiveSource, transport: Transport) -> bytes:
     return verify_inline(message, source.keyrings, source.signers, without_login(inline))
 
 
-def _first(transport: Transport, uri: str, source: ArchiveSource) -> bytes:
+def _first(mirrors: Mirrors, uri: str, source: ArchiveSource) -> bytes:
     try:
-        return transport.read(uri, RELEASE_BYTES)
+        return mirrors.read(uri, RELEASE_BYTES)
     except NotFound as error:
         if uri.endswith(".gpg"):
             raise HostError(
@@ -192,7 +193,7 @@ def _index_paths(release: Release, architecture: str) -> list[str]:
 
 
 def _load_index(
-    release: Release, path: str, number: int, store: BlobStore, transport: Transport
+    release: Release, path: str, number: int, store: BlobStore, mirrors: Mirrors
 ) -> Index:
     ending = next((e for e in _COMPRESSED if path + e in release.files), None)
     if ending is None:
@@ -208,7 +209,7 @@ def _load_index(
         uris.insert(0, by_hash)
     if size == 0:
         return Index(b"", number)
-    blob = fetch_blob(store, transport, uris, digest, size)
+    blob = fetch_blob(store, mirrors, uris, digest, size)
     place = f"{without_login(directory)}{path}"
     key = hashlib.sha256(place.encode()).hexdigest()
     store.put_record(INDEX_RECORD, key, place.encode(), (blob_ref(digest),))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from buildgraph.boxfile.target import Target
-from buildgraph.errors import BuildgraphError, HostError, InputError, Location
+from buildgraph.errors import BuildgraphError, HostError, InputError, Interrupted, Location
 from buildgraph.oci.types import ImageConfig, Platform
 from buildgraph_cache.digest import Digest
 from buildgraph_rules.debian.spec import SPEC
@@ -52,10 +53,6 @@ def _silent(_text: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def _never() -> bool:
-    return False
-
-
 def platforms(target: Target) -> tuple[str, ...]:
     """Return the platforms the target names, () for this machine's."""
     return target.texts("platforms")
@@ -82,7 +79,6 @@ def resolve(
     offline: bool = False,
     refresh: bool = False,
     progress: Progress = _silent,
-    cancelled: Callable[[], bool] = _never,
     known_indices: Indices | None = None,
 ) -> Resolution:
     """Return the exact packages of a target.
@@ -120,9 +116,7 @@ def resolve(
             hint="build once with the network, or use a lock file",
         )
     kept = {} if known_indices is None else known_indices
-    resolution = _ask_archives(
-        target, architecture, request, sources, store, progress, cancelled, kept
-    )
+    resolution = _ask_archives(target, architecture, request, sources, store, progress, kept)
     store.put_record(RECORD, key, write_lock([resolution]).encode())
     return resolution
 
@@ -132,7 +126,7 @@ def fetch(
     store: BlobStore,
     *,
     progress: Progress = _silent,
-    cancelled: Callable[[], bool] = _never,
+    cancel: threading.Event | None = None,
 ) -> list[str]:
     """Return the paths of all .deb files, in the order of the pins; missing ones are downloaded.
 
@@ -141,26 +135,26 @@ def fetch(
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    from buildgraph.transport.failures import NotFound
+    from buildgraph_rules.debian.mirrors import Mirrors
     from buildgraph_rules.debian.request import logins, with_login
     from buildgraph_rules.debian.storage import fetch_blob
-    from buildgraph_rules.debian.transport import NotFound, Transport
 
     missing = [pin for pin in resolution.pins if not store.has_blob(pin.digest)]
     if missing:
-        failed = [False]
-        transport = Transport(cancelled=lambda: failed[0] or cancelled())
         tally = _Tally(progress, sum(pin.size for pin in missing))
+        mirrors = Mirrors(cancel)
         known = logins(resolution.architecture)
 
         def one(pin: Pin) -> None:
             uri = with_login(resolution.uri(pin), known)
             try:
-                fetch_blob(store, transport, [uri], pin.digest, pin.size, tally.of(pin.name))
+                fetch_blob(store, mirrors, [uri], pin.digest, pin.size, tally.of(pin.name))
             except NotFound as error:
-                failed[0] = True
+                tally.stopped = True
                 raise _gone(resolution, pin) from error
             except BaseException:
-                failed[0] = True  # the others end at their next chunk
+                tally.stopped = True
                 raise
 
         pool = ThreadPoolExecutor(_PARALLEL, "debian-fetch")
@@ -169,9 +163,9 @@ def fetch(
             jobs = [pool.submit(one, pin) for pin in sorted(missing, key=lambda pin: -pin.size)]
             _first_error([job.exception() for job in jobs])
         finally:
-            failed[0] = True
+            tally.stopped = True
             pool.shutdown(cancel_futures=True)
-            transport.close()
+            mirrors.close()
     return [store.blob_path(pin.digest) for pin in resolution.pins]
 
 
@@ -247,25 +241,22 @@ def _ask_archives(
     sources: Archives,
     store: BlobStore,
     progress: Progress,
-    cancelled: Callable[[], bool],
     known: Indices,
 ) -> Resolution:
     from buildgraph_rules.debian.archive import load_indices
     from buildgraph_rules.debian.control import Universe
+    from buildgraph_rules.debian.mirrors import Mirrors
     from buildgraph_rules.debian.request import pinned, requests
     from buildgraph_rules.debian.resolve import resolve as solve
-    from buildgraph_rules.debian.transport import Transport
 
-    transport = Transport(cancelled=cancelled)
     try:
         indices = known.get((sources, architecture))
         if indices is None:
-            indices = load_indices(sources, architecture, store, transport, progress, time.time())
+            with Mirrors() as mirrors:
+                indices = load_indices(sources, architecture, store, mirrors, progress, time.time())
             known[sources, architecture] = indices
     except HostError as error:
         raise HostError(error.message, error.where or target.where, error.hint) from error
-    finally:
-        transport.close()
     progress("resolving", 0, 0)
     try:
         packages = solve(
@@ -313,17 +304,23 @@ def _first_error(errors: Sequence[BaseException | None]) -> None:
 
 
 class _Tally:
-    """Adds up what several threads have fetched. Each writes its own slot only."""
+    """Adds up what several threads have fetched. Each writes its own slot only.
+
+    Once it is `stopped`, for one has failed, the others end at their next chunk.
+    """
 
     def __init__(self, progress: Progress, total: int):
         self._progress = progress
         self._total = total
         self._done: dict[str, int] = {}
+        self.stopped = False
 
     def of(self, name: str) -> Callable[[int], None]:
         """Return what one download reports to."""
 
         def grew(length: int) -> None:
+            if self.stopped:
+                raise Interrupted("the download was stopped")
             self._done[name] = length
             done = sum(list(self._done.values()))
             self._progress("packages", min(done, self._total), self._total)

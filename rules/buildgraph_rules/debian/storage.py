@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from buildgraph.errors import HostError, StoreCorrupt
+from buildgraph.transport.failures import NotFound
 from buildgraph_cache.digest import Digest
+from buildgraph_rules.debian.mirrors import Mirrors
 from buildgraph_rules.debian.sources import without_login
-from buildgraph_rules.debian.transport import NotFound, Response, Transport
 
 Progress = Callable[[str, int, int], None]  # (what, done, total) in bytes; total 0 = unknown
 
@@ -53,7 +54,7 @@ class BlobStore(Protocol):
 
 def fetch_blob(
     store: BlobStore,
-    transport: Transport,
+    mirrors: Mirrors,
     uris: Sequence[str],
     digest: Digest,
     size: int,
@@ -72,7 +73,7 @@ def fetch_blob(
         try:
             with store.partial(str(digest)) as partial:
                 if not store.has_blob(digest):
-                    source = _download(transport, partial, uris, size, grew)
+                    source = _download(mirrors, partial, uris, size, grew)
                     partial.commit(digest)
         except StoreCorrupt as error:
             if last:
@@ -85,7 +86,7 @@ def fetch_blob(
 
 
 def _download(
-    transport: Transport,
+    mirrors: Mirrors,
     partial: PartialBlob,
     uris: Sequence[str],
     size: int,
@@ -94,33 +95,17 @@ def _download(
     """Bring the whole file into `partial` and return where it came from, to be shown."""
     for uri in uris[:-1]:
         try:
-            return _transfer(transport, partial, uri, size, grew)
+            return _transfer(mirrors, partial, uri, size, grew)
         except NotFound:
             continue
-    return _transfer(transport, partial, uris[-1], size, grew)
+    return _transfer(mirrors, partial, uris[-1], size, grew)
 
 
 def _transfer(
-    transport: Transport, partial: PartialBlob, uri: str, size: int, grew: Callable[[int], None]
+    mirrors: Mirrors, partial: PartialBlob, uri: str, size: int, grew: Callable[[int], None]
 ) -> str:
-    shown = without_login(uri)
-
-    def have() -> int:
-        if partial.size > size:
-            partial.restart()
-        return partial.size
-
-    def consume(response: Response) -> None:
-        if response.offset != partial.size:
-            partial.restart()
-        length = partial.size
-        for chunk in response.chunks:
-            length += len(chunk)
-            if length > size:
-                raise HostError(f"{shown} is longer than the {size} bytes it should have")
-            partial.write(chunk)
-            grew(length)
-
-    if have() < size:
-        transport.transfer(uri, have, consume)
-    return shown
+    if partial.size > size:
+        partial.restart()
+    if partial.size < size:
+        mirrors.download(uri, partial, size, grew)
+    return without_login(uri)

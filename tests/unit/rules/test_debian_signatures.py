@@ -17,9 +17,9 @@ from buildgraph_cache.store import Store
 from buildgraph_rules.debian import signature
 from buildgraph_rules.debian.archive import load_indices, load_release
 from buildgraph_rules.debian.control import Index
+from buildgraph_rules.debian.mirrors import Mirrors
 from buildgraph_rules.debian.signature import dearmour, find_gpgv
 from buildgraph_rules.debian.sources import ArchiveSource, KeyringFile, KeyringText
-from buildgraph_rules.debian.transport import Transport
 from unit.rules.debian_world import Package, write_archive
 
 PACKAGES = (Package("one", fields={"Depends": "two"}), Package("two"))
@@ -111,12 +111,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def load(source: ArchiveSource, store: Store) -> list[Index]:
-    return load_indices([source], "amd64", store, Transport(), lambda *_: None, NOW)
+    return load_indices([source], "amd64", store, Mirrors(), lambda *_: None, NOW)
 
 
 def refused(source: ArchiveSource) -> HostError:
     with pytest.raises(HostError) as caught:
-        load_release(source, Transport(), NOW)
+        load_release(source, Mirrors(), NOW)
     return caught.value
 
 
@@ -137,7 +137,7 @@ def test_an_armoured_key_in_a_file_or_in_the_sources(archive: Archive) -> None:
     file = archive.place / "key.asc"
     file.write_bytes(armoured)
     for keyring in (KeyringFile(str(file)), KeyringText(armoured.decode())):
-        load_release(replace(archive.source, keyrings=(keyring,)), Transport(), NOW)
+        load_release(replace(archive.source, keyrings=(keyring,)), Mirrors(), NOW)
     assert dearmour(armoured, "x") == archive.key.export()
     assert dearmour(armoured + armoured, "x") == archive.key.export() * 2
 
@@ -162,13 +162,13 @@ def test_a_stranger_beside_the_archives_own(archive: Archive, keys: tuple[Key, K
         data=archive.release.encode(),
     )  # fmt: skip
     archive.edit("InRelease", lambda _: both)
-    load_release(archive.source, Transport(), NOW)
+    load_release(archive.source, Mirrors(), NOW)
 
 
 def test_only_the_signer_that_was_named(archive: Archive) -> None:
     listing = archive.key.gpg("--with-colons", "--fingerprint", archive.key.name).decode()
     own = next(line for line in listing.splitlines() if line.startswith("fpr:")).split(":")[9]
-    load_release(replace(archive.source, signers=(own,)), Transport(), NOW)
+    load_release(replace(archive.source, signers=(own,)), Mirrors(), NOW)
     other = replace(archive.source, signers=("0" * 40,))
     assert "another key than Signed-By" in refused(other).message
 
@@ -222,10 +222,10 @@ def test_valid_until(tmp_path: Path, keys: tuple[Key, Key], days: int) -> None:
     until = email.utils.formatdate(NOW + days * 86_400, usegmt=True)
     archive = Archive(tmp_path / "dated", keys[0], Valid_Until=until)
     if days > 0:
-        load_release(archive.source, Transport(), NOW)
+        load_release(archive.source, Mirrors(), NOW)
         return
     assert f"valid until {until}" in refused(archive.source).message
-    load_release(replace(archive.source, check_valid_until=False), Transport(), NOW)
+    load_release(replace(archive.source, check_valid_until=False), Mirrors(), NOW)
 
 
 def test_indices_by_hash(tmp_path: Path, keys: tuple[Key, Key], store: Store) -> None:
@@ -241,7 +241,7 @@ def test_components_and_architectures(archive: Archive, store: Store) -> None:
     with pytest.raises(HostError, match="has no component 'contrib'"):
         load(replace(archive.source, components=("main", "contrib")), store)
     with pytest.raises(HostError, match="no archive has packages for s390x"):
-        load_indices([archive.source], "s390x", store, Transport(), lambda *_: None, NOW)
+        load_indices([archive.source], "s390x", store, Mirrors(), lambda *_: None, NOW)
 
 
 def test_without_gpgv(monkeypatch: pytest.MonkeyPatch) -> None:
