@@ -62,7 +62,7 @@ def command(
     wanted = [str(label) for label in workspace.expand(targets, package)] if targets else None
 
     def rule_of(name: str) -> str:
-        return workspace.target(parse_label(name, "")).rule
+        return workspace.target(parse_label(name, "")).kind
 
     click.echo(affected_text(found, wanted, rule_of, why=why, as_json=as_json), nl=False)
 
@@ -87,7 +87,7 @@ def find_affected(
         reading = outline.reading()
         reach = reach_of(workspace.root, reading)
         redefined = Redefined(workspace, earlier, images, _pins, workspace_at, scratch)
-        redefined.add(causes, changes, outline, reach)
+        redefined.add(causes, changes, outline, reading, reach)
     if keeping is not None and outline.lasts:
         keep(workspace, *keeping, store, reading, outline.observed)
     add_content(causes, workspace.root, changes, reach)

@@ -8,6 +8,7 @@ has changed) is left to the whole way, which knows how to say what is wrong.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 
 from buildgraph import __version__
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import threading
 
     from buildgraph.boxfile.workspace import Workspace
-    from buildgraph.engine.earlier import Changes
+    from buildgraph.engine.earlier import Changes, Earlier
     from buildgraph.engine.index import Index
     from buildgraph.engine.reads import Reading
 
@@ -43,22 +44,40 @@ def answer(arguments: Sequence[str]) -> bool:
     if not command or any(n.startswith(f"BUILDGRAPH_{command.upper()}_") for n in os.environ):
         return False
     store = flags.get("--store", [default_store(os.environ, os.geteuid())])[-1]
+    began = time.time_ns()
     data = _read(store, command == "affected")
     if data is None:
         return False
-    from buildgraph.engine.index import NotKnown, decode
+    from buildgraph.engine.index import NotKnown
     from buildgraph.errors import BuildgraphError
 
     try:
-        asked = _Asked(data, flags, words)
-        index = decode(data)
+        asked = _Asked(data, flags, words, store)
+        index = _as_it_is(data, began, store)
         text = None if index is None else _WAYS[command](asked, index)
-    except (BuildgraphError, NotKnown):
+    except (BuildgraphError, NotKnown, OSError):
         return False
     if text is None:
         return False
     say(text)
     return True
+
+
+def _as_it_is(data: bytes, began_ns: int, store: str) -> Index | None:
+    """Return the index of a workspace as it is now; None where all of it must be read for that."""
+    from buildgraph.engine.index import Index, changed, packed, unpacked
+
+    value = unpacked(data)
+    moved = changed(value)
+    if moved:
+        from buildgraph.cli.renewing import renew
+
+        fresh = renew(value, moved, began_ns, store)
+        if fresh is None:
+            return None
+        _write(store, fresh["reading"] is not None, packed(fresh))
+        return Index(fresh)
+    return None if moved is None else Index(value)
 
 
 def keep(
@@ -75,17 +94,26 @@ def keep(
     """
     from buildgraph.engine.index import encode
     from buildgraph.errors import BuildgraphError
-    from buildgraph_cache.store import Store
 
     path = store or default_store(os.environ, os.geteuid())
     if index_of(path) is None:
         return
     try:
         data = encode(workspace, package, began_ns, reading, (*observed, *_upwards(workspace.root)))
-        if data is not None:
-            with Store.open(path, fall_back=True) as opened:
-                if not opened.read_only:
-                    opened.put_record(KIND, _key(reading is not None), data)
+    except (BuildgraphError, OSError):
+        return
+    if data is not None:
+        _write(path, reading is not None, data)
+
+
+def _write(store: str, reads: bool, data: bytes) -> None:
+    from buildgraph.errors import BuildgraphError
+    from buildgraph_cache.store import Store
+
+    try:
+        with Store.open(store, fall_back=True) as opened:
+            if not opened.read_only:
+                opened.put_record(KIND, _key(reads), data)
     except (BuildgraphError, OSError):
         return
 
@@ -152,11 +180,12 @@ class _Asked:
     """One command line; git is asked while the index is still being read."""
 
     def __init__(
-        self, data: bytes, flags: Mapping[str, Sequence[str]], words: Sequence[str]
+        self, data: bytes, flags: Mapping[str, Sequence[str]], words: Sequence[str], store: str
     ) -> None:
         self.flags = flags
         self.words = words
-        self._changes: list[Changes | BaseException] = []
+        self.store = store
+        self._found: list[tuple[Earlier, Changes] | BaseException] = []
         self._asking: threading.Thread | None = None
         if "--since" in flags:
             import threading
@@ -171,16 +200,17 @@ class _Asked:
         try:
             from buildgraph.engine.earlier import Earlier
 
-            self._changes.append(Earlier(root, since).changes())
+            earlier = Earlier(root, since)
+            self._found.append((earlier, earlier.changes()))
         except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
-            self._changes.append(error)
+            self._found.append(error)
 
-    def changes(self) -> Changes | None:
+    def earlier(self) -> tuple[Earlier, Changes] | None:
         """Return what git said. Raises what asking it raised."""
         if self._asking is None:
             return None
         self._asking.join()
-        found = self._changes[0]
+        found = self._found[0]
         if isinstance(found, BaseException):
             raise found
         return found
@@ -213,14 +243,20 @@ def _affected(asked: _Asked, index: Index) -> str | None:
     from buildgraph.engine.defining import defines
 
     reading = index.reading()
-    changes = asked.changes()
-    if asked.words or changes is None or reading is None:
+    found_out = asked.earlier()
+    if asked.words or found_out is None or reading is None:
         return None
-    for path in changes.paths:
-        if path in reading.defining or defines(path) or os.path.islink(f"{index.root}/{path}"):
-            return None
+    earlier, changes = found_out
+    if any(os.path.islink(f"{index.root}/{path}") for path in changes.paths):
+        return None
     causes = Causes()
-    add_content(causes, index.root, changes, reach_of(index.root, reading))
+    reach = reach_of(index.root, reading)
+    if any(path in reading.defining or defines(path) for path in changes.paths):
+        from buildgraph.cli.renewing import add_redefined
+
+        if not add_redefined(causes, index.root, earlier, changes, reading, reach, asked.store):
+            return None
+    add_content(causes, index.root, changes, reach)
     found = downstream(causes, index.graph(()))
     return affected_text(
         found,

@@ -28,10 +28,11 @@ from buildgraph.label import (
 
 TYPE_CHECKING = False  # typing's own costs a module that the quick way does without
 if TYPE_CHECKING:
+    from buildgraph.boxfile.target import Target
     from buildgraph.boxfile.workspace import Workspace
     from buildgraph.engine.reads import Reading
 
-FORMAT: Final = 3  # part of the key an index is kept under: another form is another index
+FORMAT: Final = 4  # part of the key an index is kept under: another form is another index
 _GRAIN_NS: Final = 20_000_000  # as in the stat cache
 _YOUNG: Final = -1
 
@@ -57,36 +58,47 @@ def encode(
     """
     if workspace.volatile:
         return None
-    from buildgraph.engine.asking import texts
-
-    targets: list[list[Any]] = []
-    for label in workspace.expand(["//..."]):
-        target = workspace.target(label)
-        needs = [str(other) for other, _ in workspace.needs(target)]
-        attributes: dict[str, list[str]] = {}
-        given: list[str] = []
-        if reading is None:  # who asks what is read asks for no attribute
-            attributes = {n: list(texts(v)) for n, v in target.attrs.items() if v.data is not None}
-            given = [name for name, value in target.attrs.items() if value.given]
-        where = target.where
-        row = [label.package, label.name, target.kind, target.doc, where.path, where.line, needs]
-        targets.append([*row, attributes, given])
-    paths = {*workspace.files_read, *(os.path.relpath(p, workspace.root) for p in more)}
+    targets = [
+        row_of(workspace, workspace.target(label), attributes=reading is None)
+        for label in workspace.expand(["//..."])
+    ]
     try:
-        looked = [_looked(workspace.root, path.rstrip("/"), began_ns) for path in sorted(paths)]
+        looked = looked_at(workspace, began_ns, more)
     except OSError:
         return None
-    value = {
-        "root": workspace.root,
-        "package": package,
-        "env": dict(workspace.variables_read),
-        "looked": looked,
-        "targets": targets,
-        "reading": None if reading is None else _reading_out(reading),
-    }
+    return packed(
+        {
+            "root": workspace.root,
+            "package": package,
+            "env": dict(workspace.variables_read),
+            "looked": looked,
+            "targets": targets,
+            "reading": None if reading is None else reading_out(reading),
+        }
+    )
+
+
+def row_of(workspace: Workspace, target: Target, *, attributes: bool) -> list[Any]:
+    """Return a target as it is kept; who asks what is read asks for no attribute."""
+    from buildgraph.engine.asking import texts
+
+    label, where = target.label, target.where
+    needs = [str(other) for other, _ in workspace.needs(target)]
+    said: dict[str, list[str]] = {}
+    given: list[str] = []
+    if attributes:
+        said = {n: list(texts(v)) for n, v in target.attrs.items() if v.data is not None}
+        given = [name for name, value in target.attrs.items() if value.given]
+    row = [label.package, label.name, target.kind, target.doc, where.path, where.line, needs]
+    return [*row, said, given]
+
+
+def packed(value: Mapping[str, Any]) -> bytes:
+    """Return an index as bytes."""
     # The root stands before all, so that work which needs no more can begin before it is read.
+    root = str(value["root"])
     return (
-        f"{workspace.root}\0".encode("utf-8", "surrogateescape")
+        f"{root}\0".encode("utf-8", "surrogateescape")
         + json.dumps(value, separators=(",", ":")).encode()
     )
 
@@ -94,6 +106,13 @@ def encode(
 def root_of(data: bytes) -> str:
     """Return the root of the workspace that an index is of."""
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def looked_at(workspace: Workspace, began_ns: int, more: Iterable[str]) -> list[list[Any]]:
+    """Return what decided so far, as it is now. Raises OSError."""
+    root = workspace.root
+    paths = {*workspace.files_read, *(os.path.relpath(path, root) for path in more)}
+    return [_looked(root, path.rstrip("/"), began_ns) for path in sorted(paths)]
 
 
 def _looked(root: str, path: str, began_ns: int) -> list[Any]:
@@ -137,7 +156,8 @@ def _matters(name: str) -> bool:
     ) or name.endswith(".dockerignore")
 
 
-def _reading_out(reading: Reading) -> dict[str, Any]:
+def reading_out(reading: Reading) -> dict[str, Any]:
+    """Return what targets read as it is kept."""
     contexts: dict[int, int] = {}
     table: list[list[Any]] = []
     rows: list[list[Any]] = []
@@ -161,6 +181,7 @@ def _reading_out(reading: Reading) -> dict[str, Any]:
         "reads": rows,
         "paths": paths,
         "defining": sorted(reading.defining),
+        "seen": dict(reading.seen),
     }
 
 
@@ -285,22 +306,28 @@ class Index:
         for label, read, role, path, line in kept["paths"]:
             paths.setdefault(label, []).append(PathRead(read, role, Location(path, line)))
         needs = {name: row[6] for name, row in self._rows.items()}
-        return Reading(needs, paths, reads, frozenset(kept["defining"]))
+        return Reading(needs, paths, reads, frozenset(kept["defining"]), kept["seen"])
 
 
-def decode(data: bytes) -> Index | None:
-    """Return an index if all that it came from is as it was; None else."""
-    value = json.loads(data.partition(b"\0")[2])
+def unpacked(data: bytes) -> dict[str, Any]:
+    """Return what `packed` was given."""
+    value: dict[str, Any] = json.loads(data.partition(b"\0")[2])
+    return value
+
+
+def changed(value: Mapping[str, Any]) -> set[str] | None:
+    """Return the paths that are another than when an index was made; None: not by paths alone."""
     if any(os.environ.get(name) != text for name, text in value["env"].items()):
         return None
     prefix = value["root"].rstrip("/") + "/"
+    out: set[str] = set()
     try:
         for path, ctime, inode, size, content in value["looked"]:
             full = prefix + path
             found = os.stat(full)
             if (found.st_ctime_ns, found.st_ino, found.st_size) != (ctime, inode, size):
                 if _content(full) != content:
-                    return None
+                    out.add(path)
     except OSError:
         return None
-    return Index(value)
+    return out

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,7 +248,21 @@ class Outline:
             {name: list(self.paths(name)) for name in names},
             {name: list(self.contexts(name)) for name in names},
             frozenset(path for path in self.workspace.files_read if not path.endswith("/")),
+            {name: self._seen(name) for name in names},
         )
+
+    def _seen(self, label: str) -> str:
+        """Return a digest over what the users of a target notice of it when they are unfolded.
+
+        That is its config (variables, ONBUILD, the directory, ...) and whether all of it is known.
+        """
+        configs = [
+            plain(dataclasses.replace(plan.config, labels=(), history=()))
+            for plan in self._plans.get(label, ())
+        ]
+        known = self._may_read_all(label), self._env_unknown(label)
+        text = repr((configs, known)).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(text, digest_size=12).hexdigest()
 
     @property
     def observed(self) -> Sequence[str]:

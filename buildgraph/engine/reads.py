@@ -5,7 +5,7 @@ it was found out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.errors import Location
@@ -57,10 +57,12 @@ class ContextRead:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What every target of a workspace needs and reads, by label; `defining`: the files whose text
-    defines targets.
+    defines targets; `seen`: of each target a digest over what its users can notice when they are
+    unfolded, so that a change which they cannot is theirs no more.
     """
 
     needs: Mapping[str, Sequence[str]]
     paths: Mapping[str, Sequence[PathRead]]
     contexts: Mapping[str, Sequence[ContextRead]]
     defining: frozenset[str]
+    seen: Mapping[str, str] = field(default_factory=dict)

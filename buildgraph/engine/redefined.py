@@ -23,10 +23,10 @@ from buildgraph.engine.defining import LOCK, defines
 from buildgraph.engine.earlier import Changes, Earlier
 from buildgraph.engine.outline import FindImage, Outline
 from buildgraph.engine.reach import Reach
-from buildgraph.engine.reads import DOCKERFILE
+from buildgraph.engine.reads import DOCKERFILE, Reading
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.lower import ResolvedImage
-from buildgraph.label import Label
+from buildgraph.label import Label, parse_label
 from buildgraph.oci.types import Platform
 
 
@@ -67,32 +67,54 @@ class Redefined:
         self._causes = Causes()
         self.steps = 0  # comparisons: what the work is measured by
 
-    def add(self, causes: Causes, changes: Changes, outline: Outline, reach: Reach) -> None:
-        """Add what changed files mean as definitions. Raises HostError."""
+    def add(
+        self, causes: Causes, changes: Changes, outline: Outline, reading: Reading, reach: Reach
+    ) -> None:
+        """Add what changed files mean as definitions. Raises HostError.
+
+        `outline` has all targets, `reading` is of it.
+        """
         self._causes = causes
         self._pins(changes, outline)
-        candidates = self._candidates(changes, outline, reach)
+        candidates = self._candidates(changes, reading, reach)
         if candidates:
-            self._definitions(candidates, outline)
+            self._definitions(candidates, outline, reading)
+
+    def add_few(
+        self, causes: Causes, changes: Changes, outline: Outline, reading: Reading, reach: Reach
+    ) -> bool:
+        """Do as `add`, with an outline to which nothing was added: only what counts is looked at.
+
+        Returns False, and adds nothing, where that is everything. Raises HostError, and InputError
+        where a Boxfile is wrong.
+        """
+        if BOXFILE in changes.paths or LOCK in changes.paths:
+            return False
+        self._causes = causes
+        candidates = self._candidates(changes, reading, reach)
+        if candidates:
+            labels = [parse_label(name, "") for name in candidates]
+            outline.add([t.label for t in with_needs(self._workspace, labels, set())])
+            self._definitions(candidates, outline, reading)
+        return True
 
     # -- definitions -------------------------------------------------------------------------
 
-    def _candidates(self, changes: Changes, outline: Outline, reach: Reach) -> dict[str, list[str]]:
+    def _candidates(self, changes: Changes, reading: Reading, reach: Reach) -> dict[str, list[str]]:
         """Return the targets whose definition may be another, with the files that may say so."""
-        read = set(self._workspace.files_read)
         by_package: dict[str, list[str]] = {}
-        for name, target in outline.targets.items():
-            by_package.setdefault(target.label.package, []).append(name)
+        for name in reading.needs:
+            by_package.setdefault(name[2:].rpartition(":")[0], []).append(name)
         out: dict[str, list[str]] = {}
         for path in changes.paths:
             parent, _, base = path.rpartition("/")
             found: Iterable[str] = ()
             if path in (BOXFILE, LOCK):
-                found = outline.targets if path == BOXFILE else ()
+                found = reading.needs if path == BOXFILE else ()
             elif base == BOXFILE or base in DOCKERFILES:
                 found = by_package.get(parent, ())
-            elif path in read:
-                found = [label for label, _ in reach.paths(path)] or outline.targets
+            elif path in reading.defining:
+                found = [label for label, _ in reach.paths(path)] or reading.needs
             for label, _ in reach.paths(path):
                 out.setdefault(label, []).append(path)
             for label in found:
@@ -100,9 +122,11 @@ class Redefined:
                     out[label].append(path)
         return out
 
-    def _definitions(self, candidates: Mapping[str, list[str]], outline: Outline) -> None:
+    def _definitions(
+        self, candidates: Mapping[str, list[str]], outline: Outline, reading: Reading
+    ) -> None:
         labels = [outline.targets[name].label for name in candidates]
-        before = self._outline_before(labels, outline)
+        before = self._outline_before(labels, reading)
         for name, paths in candidates.items():
             self.steps += 1
             path = paths[0]
@@ -118,7 +142,7 @@ class Redefined:
                     named = where.path if where is not None and where.path in paths else path
                     self._causes.add(name, Cause(named, text, where))
 
-    def _outline_before(self, labels: Sequence[Label], now: Outline) -> Outline | None:
+    def _outline_before(self, labels: Sequence[Label], now: Reading) -> Outline | None:
         """Return the targets as they were, those that were there; None: nothing can be said.
 
         Written is what these targets and all they need are defined by, and no more: a package at
@@ -128,7 +152,7 @@ class Redefined:
         self._earlier.write_head(self._scratch)
         files = self._defining_files(now)
         directories = self._earlier.directories()
-        wanted = {target.label.package for target in _with_needs(self._workspace, labels, set())}
+        wanted = {target.label.package for target in with_needs(self._workspace, labels, set())}
         written: set[str] = set()
         first = [*files.pop("", ()), *self._earlier.links()]
         try:
@@ -139,7 +163,7 @@ class Redefined:
                 written |= wanted
                 workspace = self._open_at(self._scratch)
                 missing: set[str] = set()
-                targets = list(_with_needs(workspace, labels, missing))
+                targets = list(with_needs(workspace, labels, missing))
                 wanted = (missing & files.keys()) - written
                 if not wanted:
                     break
@@ -156,15 +180,15 @@ class Redefined:
             return None
         return outline
 
-    def _defining_files(self, now: Outline) -> dict[str, list[str]]:
+    def _defining_files(self, now: Reading) -> dict[str, list[str]]:
         """Return the files that define targets, by directory; "": of the root, and of no package.
 
         Dockerfiles with names of their own are not among them.
         """
         dockerfiles = {
-            read.path for name in now.targets for read in now.paths(name) if read.role == DOCKERFILE
+            read.path for reads in now.paths.values() for read in reads if read.role == DOCKERFILE
         }
-        others = set(self._workspace.files_read) - dockerfiles
+        others = now.defining - dockerfiles
         out: dict[str, list[str]] = {"": []}
         for path in self._earlier.names():
             if defines(path):
@@ -211,7 +235,7 @@ class Redefined:
                         )
 
 
-def _with_needs(
+def with_needs(
     workspace: Workspace, labels: Iterable[Label], missing: set[str]
 ) -> Iterable[Target]:
     """Yield targets and all they need, as far as they are there; paths are not checked.

@@ -13,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from buildgraph.cli import known
 from buildgraph.cli.affected import find_affected
 from buildgraph.cli.entry import open_workspace
+from buildgraph.cli.main import cli
 from e2e.harness import Workspace
 
 FILES = {
@@ -289,6 +292,116 @@ def test_what_is_kept_of_a_workspace_never_answers_for_another(shop: Shop) -> No
     assert "//base/sub " not in ask("list")
     wrong = shop.workspace.run("query", "deps(//gone)", cwd="shop", expect=2)
     assert "--> query:1:6" in wrong.stderr
+
+
+# After these everything is read: another root file or rule, and a directory more or less, which
+# may be a package.
+READ_WHOLE = {
+    "a directory by an ignored file",
+    "deleted",
+    "new file",
+    "new ignore file",
+    "new target",
+    "rule",
+    "unused variable",
+    "variable",
+    "what a rule says of itself",
+}
+
+
+class Kept:
+    """Questions that are answered from what is kept, or from the start."""
+
+    def __init__(self, shop: Shop, capsys: pytest.CaptureFixture[str]):
+        shop.workspace.build("//far", cwd="shop")  # makes the store
+        self.store = str(shop.workspace.store())
+        self._capsys = capsys
+
+    def quickly(self, words: list[str]) -> str | None:
+        return self._capsys.readouterr().out if known.answer(words) else None
+
+    def slowly(self, words: list[str], *, keep: bool = False) -> str:
+        store = self.store if keep else f"{self.store}-none"
+        done = CliRunner().invoke(cli, words, env={"BUILDGRAPH_STORE": store})
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+
+@pytest.fixture
+def kept(shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kept:
+    made = Kept(shop, capsys)
+    monkeypatch.chdir(shop.top)
+    monkeypatch.setenv("BUILDGRAPH_STORE", made.store)
+    return made
+
+
+LIST, AFFECTED = ["list", "--json"], ["affected", "--since", "first", "--json"]
+QUERY = ["query", "deps(//...)", "--output", "jsonl"]
+
+
+def test_after_an_edit_only_what_it_concerns_is_read_again(shop: Shop, kept: Kept) -> None:
+    quick: dict[str, set[str]] = {}
+    for name, (edit, _) in EDITS.items():
+        for words in (["list"], AFFECTED):
+            kept.slowly(words, keep=True)
+        edit(shop.top)
+        for words in (LIST, QUERY, AFFECTED):
+            said = kept.quickly(words)
+            if said is not None:
+                quick.setdefault(words[0], set()).add(name)
+                assert said == kept.slowly(words), (name, words)
+        shop.git("reset", "-q", "--hard", "first")
+        shop.git("clean", "-fdq")
+    assert {name: EDITS.keys() - edits for name, edits in quick.items()} == {
+        "list": READ_WHOLE,
+        "query": READ_WHOLE,
+        "affected": READ_WHOLE | {"the link"},
+    }
+
+
+def test_edit_after_edit_is_taken_into_what_is_kept(shop: Shop, kept: Kept) -> None:
+    for words in (["list"], AFFECTED):
+        kept.slowly(words, keep=True)
+    edits = (
+        _append("base/Dockerfile", "ONBUILD COPY z.conf /z/\n"),  # which app now reads
+        _append("app/z.conf", "!"),
+        _replace("app/Dockerfile", "docs/ /docs/", "docs/ /papers/"),
+        _append("lib/.dockerignore", "src/deep\n"),
+        _append("lib/src/deep/c.c", "!"),
+        _replace("words/Boxfile.yaml", "hello}", "hello}, new: {rule: words, text: more}"),
+        _replace("app/Boxfile.yaml", "lib: '//lib'", "lib: '//lib:image'"),
+        _replace("app/Dockerfile", "FROM base", "FROM lib"),  # and reads z.conf no more
+        _append("app/z.conf", "!"),
+    )
+    quick = []
+    for number, edit in enumerate(edits):
+        edit(shop.top)
+        for words in (AFFECTED, LIST, QUERY):
+            said = kept.quickly(words)
+            quick.append(said is not None)
+            if said is None:
+                kept.slowly(words[:3], keep=True)
+            else:
+                assert said == kept.slowly(words), (number, words)
+    assert quick.count(False) <= 3  # a group may mean all targets, so a new one is looked for
+
+
+def test_what_is_kept_does_not_hide_a_mistake(shop: Shop, kept: Kept) -> None:
+    for words in (["list"], AFFECTED):
+        kept.slowly(words, keep=True)
+    for old, new in (
+        ("//lib", "//gone"),
+        ("args:", "arguments:"),
+        ("rule: group", "rule: image"),
+        ("  plain:", "  plane:"),
+        ("//base", "//app"),
+    ):
+        _replace("app/Boxfile.yaml", old, new)(shop.top)
+        assert kept.quickly(AFFECTED) is None, new
+        for words in (LIST, QUERY):
+            said = kept.quickly(words)
+            assert said is None or said == kept.slowly(words), new
+        shop.git("reset", "-q", "--hard", "first")
 
 
 def test_why_names_the_file_and_the_way(shop: Shop) -> None:
