@@ -42,7 +42,6 @@ INDEX_DEPTH: Final = 4
 AUTH_FILE_BYTES: Final = 4 * MIB  # config.json and what a credential helper says
 REGISTRY_CONFIG_BYTES: Final = 1 * MIB  # registries.conf, hosts.toml
 TAR_HEADER_RECORD_BYTES: Final = 1 * MIB  # one PAX or GNU long-name record
-SPARSE_ENTRIES: Final = 10_000
 LAYER_BYTES: Final = 20 * GIB  # logical size of one layer, raised by a flag
 LAYER_ENTRIES: Final = 5_000_000  # members of one layer's tar
 DECOMPRESS_RATIO: Final = 1_000  # enforced once DECOMPRESS_FREE bytes have come out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,20 @@ def as_lone_user() -> Iterator[Any]:
         pytest.skip("machine: only root can make a user without ranges")
     with ordinary_user(ranges=False) as user:
         yield user
+
+
+@pytest.fixture(scope="session")
+def users_have_networks() -> Iterator[None]:
+    """Have /dev/net/tun as udev makes it, which a minimal machine does not."""
+    device = Path("/dev/net/tun")
+    if not device.exists() or not (shutil.which("pasta") or shutil.which("slirp4netns")):
+        pytest.skip("machine: pasta or slirp4netns and /dev/net/tun are needed")
+    if os.geteuid() != 0:
+        if not os.access(device, os.R_OK | os.W_OK):
+            pytest.skip("machine: /dev/net/tun is not for ordinary users here")
+        yield
+        return
+    mode = stat.S_IMODE(device.stat().st_mode)
+    device.chmod(0o666)
+    yield
+    device.chmod(mode)

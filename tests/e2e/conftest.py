@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -49,23 +46,6 @@ def examples_tree() -> Iterator[Workspace]:
     """Return a workspace with the repository's examples and one lock for all who build them."""
     with locked_tree() as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def users_have_networks() -> Iterator[None]:
-    """Have /dev/net/tun as udev makes it, which a minimal machine does not."""
-    device = Path("/dev/net/tun")
-    if not device.exists() or not (shutil.which("pasta") or shutil.which("slirp4netns")):
-        pytest.skip("machine: pasta or slirp4netns and /dev/net/tun are needed")
-    if os.geteuid() != 0:
-        if not os.access(device, os.R_OK | os.W_OK):
-            pytest.skip("machine: /dev/net/tun is not for ordinary users here")
-        yield
-        return
-    mode = stat.S_IMODE(device.stat().st_mode)
-    device.chmod(0o666)
-    yield
-    device.chmod(mode)
 
 
 @pytest.fixture(scope="session")

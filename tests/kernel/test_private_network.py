@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import stat
 import tempfile
 import threading
 import time
@@ -75,18 +74,10 @@ def listener() -> Iterator[int]:
 
 
 @pytest.fixture
-def tun(stage: Stage) -> Iterator[None]:
-    """/dev/net/tun as udev makes it, which a minimal machine does not."""
-    device = Path("/dev/net/tun")
-    if not stage.user:
-        yield
-        return
-    if not device.exists() or not (shutil.which("pasta") or shutil.which("slirp4netns")):
-        pytest.skip("machine: pasta or slirp4netns and /dev/net/tun are needed")
-    mode = stat.S_IMODE(device.stat().st_mode)
-    device.chmod(0o666)
-    yield
-    device.chmod(mode)
+def tun(stage: Stage, request: pytest.FixtureRequest) -> None:
+    """What an ordinary user's network needs of the machine."""
+    if stage.user:
+        request.getfixturevalue("users_have_networks")
 
 
 def host_address() -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
-import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,18 +47,10 @@ def listener() -> Iterator[int]:
 
 
 @pytest.fixture
-def tun(box: Any) -> Iterator[None]:
-    """/dev/net/tun as udev makes it, which a minimal machine does not."""
-    device = Path("/dev/net/tun")
-    if not box.user:
-        yield
-        return
-    if not device.exists() or not (shutil.which("pasta") or shutil.which("slirp4netns")):
-        pytest.skip("machine: pasta or slirp4netns and /dev/net/tun are needed")
-    mode = stat.S_IMODE(device.stat().st_mode)
-    device.chmod(0o666)
-    yield
-    device.chmod(mode)
+def tun(box: Any, request: pytest.FixtureRequest) -> None:
+    """What an ordinary user's network needs of the machine."""
+    if box.user:
+        request.getfixturevalue("users_have_networks")
 
 
 def test_a_way_out(box: Any, tun: None) -> None:
@@ -155,19 +145,15 @@ def test_a_namespace_serves_one_step_after_another(box: Any, tun: None) -> None:
     assert len(outs) == 1
 
 
-def test_slirp4netns_where_there_is_no_pasta(userbox: Any, open_tmp: Path, listener: int) -> None:
-    if not shutil.which("slirp4netns") or not os.path.exists("/dev/net/tun"):
+def test_slirp4netns_where_there_is_no_pasta(
+    userbox: Any, open_tmp: Path, listener: int, users_have_networks: None
+) -> None:
+    if not shutil.which("slirp4netns"):
         pytest.skip("machine: slirp4netns is not installed")
-    device = Path("/dev/net/tun")
-    mode = stat.S_IMODE(device.stat().st_mode)
-    device.chmod(0o666)
-    try:
-        one = type(userbox)(open_tmp, userbox.user)
-        one.start("slirp4netns")
-        reach = f"for a in {host_address()} 10.0.2.2; do nc -w 1 $a {listener} </dev/null; done"
-        result = one.run(f"ip route; {reach}", network="default")
-        one.stop()
-    finally:
-        device.chmod(mode)
+    one = type(userbox)(open_tmp, userbox.user)
+    one.start("slirp4netns")
+    reach = f"for a in {host_address()} 10.0.2.2; do nc -w 1 $a {listener} </dev/null; done"
+    result = one.run(f"ip route; {reach}", network="default")
+    one.stop()
     assert "HOST SERVICE" not in result.out
     assert "default via 10.0.2.2 dev tap0" in result.out, result.answer
