@@ -10,9 +10,10 @@ from typing import Final, Literal
 
 from buildgraph.graph.dag import Dag
 
-Verdict = Literal["hit", "build", "depends", ""]  # "": nothing is done for it
+# "": nothing is done for it. A plan says build and depends, a build that is over the last three.
+Verdict = Literal["hit", "build", "depends", "built", "skipped", "failed", ""]
 Level = Literal["target", "stage", "step"]
-_WORSE: Final[tuple[Verdict, ...]] = ("hit", "depends", "build")
+_WORSE: Final[tuple[Verdict, ...]] = ("hit", "depends", "build", "built", "skipped", "failed")
 LEVELS: Final[tuple[Level, ...]] = ("target", "stage", "step")
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from buildgraph.graph.picture import LEVELS, Box, Picture, duration, facts
+from buildgraph.graph.picture import LEVELS, Box, Level, Picture, duration, facts
 from buildgraph.graph.picture_svg import STYLE, drawing, text_of
 
-_STYLE: Final = """
+PAGE_STYLE: Final = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1c2430;--line:#d5dae1;--quiet:#5b6675}
 @media (prefers-color-scheme:dark){:root{--bg:#14181d;--fg:#e6eaf0;--line:#363f4a;--quiet:#9aa7b8}}
 *{box-sizing:border-box}html,body{height:100%;margin:0}
@@ -45,7 +46,7 @@ text-align:left;color:#2f6fde;background:none;overflow-wrap:anywhere}
 border-radius:3px;margin-right:4px;vertical-align:-1px;border:1px solid}
 """
 
-_SCRIPT: Final = """
+SCRIPT: Final = """
 'use strict';
 const D=JSON.parse(document.getElementById('data').textContent);
 const by=id=>document.getElementById(id),v=by('v'),q=by('q'),info=by('info');
@@ -138,37 +139,68 @@ _KEYS: Final = (
 )
 
 
-def page(picture: Picture) -> str:
-    """Return the whole page."""
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The parts of a page with a graph: its buttons, the drawing, and the data of `SCRIPT`.
+
+    `SCRIPT` wants them in a page with an input #q, and says in #n how many it has found.
+    """
+
+    buttons: str
+    main: str
+    data: str
+
+
+def canvas(picture: Picture, levels: Sequence[Level] = LEVELS) -> Canvas:
+    """Return the parts for some levels of a picture, of which there is at least one."""
     data: dict[str, object] = {}
     groups: list[str] = []
-    for place, level in enumerate(LEVELS):
+    for place, level in enumerate(levels):
         boxes = picture.levels[level]
         body, width, height = drawing(boxes, f"x{place}-")
         groups.append(f'<g id="g-{level}" style="display:none">{body}</g>')
         number = {box.id: index for index, box in enumerate(boxes)}
         data[level] = {"size": [width, height], "boxes": [_row(box, number) for box in boxes]}
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     buttons = "".join(
         f'<button id="t-{level}" aria-pressed="false">{level}s '
         f"<small>{len(picture.levels[level])}</small></button>"
-        for level in LEVELS
+        for level in levels
     )
+    return Canvas(
+        f"<div>{buttons}</div>",
+        f'<svg id="v" role="img" aria-label="graph">{"".join(groups)}</svg>'
+        '<aside id="info" hidden></aside>',
+        f'<script type="application/json" id="data">{script_json(data)}</script>',
+    )
+
+
+def head(title: str, style: str, scripts: Sequence[str]) -> str:
+    """Return the start of a page that may fetch nothing and run nothing but these scripts."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{text_of(picture.name)}</title><style>{STYLE}{_STYLE}</style></head><body>"
-        f"<header><h1>{text_of(picture.name)}</h1><div>{buttons}</div>"
+        f"<title>{text_of(title)}</title><style>{style}</style></head>"
+    )
+
+
+def page(picture: Picture) -> str:
+    """Return the whole page."""
+    parts = canvas(picture)
+    return (
+        f"{head(picture.name, STYLE + PAGE_STYLE, [SCRIPT])}<body>"
+        f"<header><h1>{text_of(picture.name)}</h1>{parts.buttons}"
         '<input id="q" type="search" placeholder="search (press /)" aria-label="search">'
         '<button id="fit">fit</button>'
         f'<span class="sum"><span id="n"></span> {text_of(_summary(picture))}</span>'
-        f'<span class="sum keys">{_legend()}</span></header>'
-        f'<main><svg id="v" role="img" aria-label="graph">{"".join(groups)}</svg>'
-        '<aside id="info" hidden></aside></main>'
-        f'<script type="application/json" id="data">{_json(data)}</script>'
-        f"<script>{_SCRIPT}</script></body></html>\n"
+        f'<span class="sum keys">{legend(_KEYS)}</span></header>'
+        f"<main>{parts.main}</main>{parts.data}"
+        f"<script>{SCRIPT}</script></body></html>\n"
     )
 
 
@@ -192,14 +224,15 @@ def _summary(picture: Picture) -> str:
     return " · ".join(parts)
 
 
-def _legend() -> str:
+def legend(keys: Sequence[tuple[str, str, str]]) -> str:
+    """Return what colours mean: fill, border and words of each."""
     return "".join(
         f'<span><i style="background:{fill};border-color:{line}"></i>{words}</span>'
-        for fill, line, words in _KEYS
+        for fill, line, words in keys
     )
 
 
-def _json(value: object) -> str:
+def script_json(value: object) -> str:
     """Return JSON for the inside of a script element: nothing in it can end that."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

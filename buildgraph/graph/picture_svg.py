@@ -21,18 +21,22 @@ _MARGIN: Final = 16
 _CHARACTERS: Final = 30  # that fit into a box at its font size
 # XML 1.0 section 2.2, Char; lone surrogates stand for bytes that are no UTF-8.
 _NO_XML: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-MARKS: Final = {"hit": "✓", "build": "●", "depends": "?", "": ""}
+MARKS: Final = {
+    "hit": "✓", "build": "●", "depends": "?", "built": "●", "skipped": "–", "failed": "✗", "": "",
+}  # fmt: skip
 STYLE: Final = """
 svg{font:12px ui-sans-serif,system-ui,sans-serif}
 .b rect{fill:#f4f5f7;stroke:#8a94a3;rx:6px}
 .b text{fill:#1c2430}.b .n{fill:#5b6675;font-size:10.5px}
-.hit rect{fill:#e2f4e6;stroke:#3f9556}.build rect{fill:#fdeedd;stroke:#c9771c}
+.hit rect{fill:#e2f4e6;stroke:#3f9556}.build rect,.built rect{fill:#fdeedd;stroke:#c9771c}
 .depends rect{fill:#e8eefb;stroke:#5f7fc4;stroke-dasharray:4 3}
+.skipped rect{stroke-dasharray:4 3}.failed rect{fill:#fbdcd8;stroke:#b3261e}
 .l{fill:none;stroke:#9aa4b2;stroke-width:1.2}
 .c rect{stroke-width:2.6}.l.c{stroke:#c2402d;stroke-width:2.4}
 @media (prefers-color-scheme:dark){
 .b rect{fill:#232a33;stroke:#667180}.b text{fill:#e6eaf0}.b .n{fill:#9aa7b8}
-.hit rect{fill:#17351f;stroke:#55b46d}.build rect{fill:#42290f;stroke:#e39a45}
+.hit rect{fill:#17351f;stroke:#55b46d}.build rect,.built rect{fill:#42290f;stroke:#e39a45}
+.failed rect{fill:#4d1a16;stroke:#f28b82}
 .depends rect{fill:#1c2a4a;stroke:#7f9fe6}.l{stroke:#5a6573}.l.c{stroke:#f0705c}}
 """
 
