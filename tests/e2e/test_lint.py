@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from e2e.building import BOTH, Bench
+from e2e.harness import Workspace
 
 WARNING = "FROM base\nCOPY f /f\nCMD echo hello\n"
 
@@ -100,3 +101,9 @@ def test_an_unknown_frontend_is_named(root_bench: Bench) -> None:
     assert "Dockerfile:1:10" in said.stderr
     root_bench.build(text, {}, "--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1")
     root_bench.build("# syntax=docker/dockerfile:1-labs\nFROM base\n")
+
+
+def test_what_a_rule_of_the_library_does_is_not_its_users_to_mend(workspace: Workspace) -> None:
+    workspace.write("Boxfile.yaml", "targets: {image: {rule: c_binary}}\n")
+    workspace.write("hello.c", "int main(void) { return 0; }\n")
+    assert workspace.run("lint").stdout.startswith("no warnings in ")
