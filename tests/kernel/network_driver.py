@@ -150,8 +150,8 @@ def sockets(host: SandboxHost, image: str) -> Any:
         except BuildgraphError as error:
             said["context"] = error.hint
         said["back"] = os.readlink("/proc/thread-self/ns/net") == before
-        said["nobody"] = _failure(lambda: network.connect("nobody", 80, 1))
-        said["closed port"] = _failure(lambda: network.connect("web", 81, 1))
+        said["nobody"] = _failure(lambda: network.connect("nobody", 80, 10))
+        said["closed port"] = _failure(lambda: network.connect("web", 81, 10))
         said["name"] = _failure(lambda: network.attach("not a name"))
         port = network.publish(place, 80)
         said["not listening"] = _failure(lambda: _talk(port))
