@@ -31,7 +31,7 @@ from buildgraph.oci.compress import (
 )
 from buildgraph.oci.dirtree import Below, DirTree, Scan, overlay_namespace
 from buildgraph.oci.layerrecord import KIND, LayerRecord
-from buildgraph.oci.pipeline import INLINE, fan_out, read_ahead
+from buildgraph.oci.pipeline import INLINE, fan_out, handing_on, read_ahead
 from buildgraph.oci.streams import Size, Toc, rechunk
 from buildgraph.oci.tarread import TarReader
 from buildgraph.oci.tarstream import (
@@ -169,14 +169,15 @@ class LayerStore:
         size = Size()
         engine = compressor(compression)
         with self.store.blob_writer() as writer:
+            with handing_on(writer.write, threads=large) as write:
 
-            def squeeze(chunk: bytes) -> None:
-                data = engine.compress(chunk)
-                if data:
-                    writer.write(data)
+                def squeeze(chunk: bytes) -> None:
+                    data = engine.compress(chunk)
+                    if data:
+                        write(data)
 
-            fan_out(size.counting(chunks), [squeeze, hasher.update], threads=large)
-            writer.write(engine.flush())
+                fan_out(size.counting(chunks), [squeeze, hasher.update], threads=large)
+                write(engine.flush())
             digest = writer.commit()
             packed = writer.size
         return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total), (digest, packed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _DEPTH: Final = 4  # chunks that may wait for one consumer
@@ -35,6 +36,11 @@ class _Worker:
                 except BaseException as error:  # noqa: BLE001  # handed to the producer
                     self.error = error
 
+    def put(self, chunk: bytes) -> None:
+        if self.error is not None:
+            raise self.error
+        self.queue.put(chunk)
+
     def finish(self) -> None:
         self.queue.put(None)
         self._thread.join()
@@ -56,15 +62,34 @@ def fan_out(
     try:
         for chunk in chunks:
             for worker in workers:
-                if worker.error is not None:
-                    raise worker.error
-                worker.queue.put(chunk)
+                worker.put(chunk)
     finally:
         for worker in workers:
             worker.finish()
     for worker in workers:
         if worker.error is not None:
             raise worker.error
+
+
+@contextmanager
+def handing_on(
+    consume: Callable[[bytes], object], *, threads: bool
+) -> Iterator[Callable[[bytes], object]]:
+    """Give a function that takes chunks and has `consume` work on them, in order, meanwhile.
+
+    When the block is left all of them are done. An error of `consume` is raised by a later call
+    of that function, or at the end.
+    """
+    if not threads:
+        yield consume
+        return
+    worker = _Worker(consume)
+    try:
+        yield worker.put
+    finally:
+        worker.finish()
+    if worker.error is not None:
+        raise worker.error
 
 
 class _Ahead:
