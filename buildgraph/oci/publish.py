@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from buildgraph.errors import HostError, InputError
+from buildgraph_cache.disk import start_writing
 
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _COPY: Final = 1 << 20
+_STRIDE: Final = 16 << 20  # bytes that are copied before the disk is set to work on them
 
 
 def temporary_name(dest: Path) -> Path:
@@ -121,7 +123,7 @@ def copy_bytes(source: int, target: int, size: int) -> None:
         return
     while offset < size:
         try:
-            done = os.copy_file_range(source, target, min(size - offset, 1 << 30), offset)
+            done = os.copy_file_range(source, target, min(size - offset, _STRIDE), offset)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
@@ -129,6 +131,7 @@ def copy_bytes(source: int, target: int, size: int) -> None:
         if not done:
             break
         offset += done
+        start_writing(target, os.lseek(target, 0, os.SEEK_CUR) - done, done)
     while offset < size:
         data = os.pread(source, min(size - offset, _COPY), offset)
         if not data:

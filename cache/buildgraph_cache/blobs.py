@@ -9,12 +9,13 @@ from typing import Protocol
 from buildgraph.closing import Closing
 from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.digest import Digest, parse_digest
-from buildgraph_cache.disk import Disk, full_error, host_error, size_text
+from buildgraph_cache.disk import Disk, full_error, host_error, size_text, start_writing
 from buildgraph_cache.layout import Layout
 from buildgraph_cache.locks import release, same_file, try_flock
 from buildgraph_cache.objects import digest_of, fingerprint_of
 
 _BUFFER = 1 << 20
+_AHEAD = 8 << 20  # bytes that are written before the disk is set to work on them
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 # temporary path, its descriptor, digest, fingerprint
@@ -54,6 +55,8 @@ class BlobWriter(Closing):
         self._expected_size = expected_size
         self._buffer = bytearray()
         self._direct = False
+        self._written = 0
+        self._started = 0  # up to here the disk is at work
         self._quick: _Hasher = xxhash.xxh3_128()
         self._strong: _Hasher | None = None
         if not hashed:
@@ -146,10 +149,15 @@ class BlobWriter(Closing):
 
     def _write_out(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
+        count = len(view)
         try:
             self._disk.before("write")
             while view:
                 view = view[os.write(self._fd, view) :]
+            self._written += count
+            if self._written - self._started >= _AHEAD:
+                start_writing(self._fd, self._started, _AHEAD)
+                self._started += _AHEAD
         except OSError as error:
             needed = (self._expected_size or self.size) - os.fstat(self._fd).st_size
             self.close()

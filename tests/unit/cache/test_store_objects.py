@@ -63,7 +63,8 @@ def test_only_hex_names_snapshots(store: Store, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pieces", [[b""], [b"a"] * 5000, [b"x" * 3_000_000], [b"s", b"y" * 999_999]]
+    "pieces",
+    [[b""], [b"a"] * 5000, [b"x" * 3_000_000], [b"s", b"y" * 999_999], [b"z" * 700_001] * 30],
 )
 def test_a_writer_takes_pieces_of_any_size(store: Store, pieces: list[bytes]) -> None:
     with store.blob_writer() as writer:
