@@ -8,6 +8,12 @@ import sys
 def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
+    # On a screen even the look at 40,000 files, which may find nothing to do, is waited for.
+    on_screen = os.isatty(1) and os.isatty(2)
+    if on_screen:
+        from buildgraph.cli.first_word import greet
+
+        greet(arguments, os.environ)
     if arguments and arguments[0] == "build":
         from buildgraph.cli.unchanged import answer
 
@@ -31,9 +37,10 @@ def main() -> None:
 
         completing.answer(arguments[1:])
         return
-    from buildgraph.cli.first_word import greet
+    if not on_screen:
+        from buildgraph.cli.first_word import greet
 
-    greet(arguments, os.environ, sys.stderr)
+        greet(arguments, os.environ)
     # A graph is hundreds of thousands of small objects that live to the end: looking through them
     # again and again for circles took a third of planning 100,000 nodes.
     gc.set_threshold(50_000, 20, 50)

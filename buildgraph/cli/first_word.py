@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from contextlib import suppress
 
 from buildgraph import __version__
 from buildgraph.cli.places import store_of
@@ -22,18 +22,15 @@ _FORMS = ("json", "rawjson", "quiet")
 _VARIABLES = ("BUILDKIT_PROGRESS", "BUILDGRAPH_BUILD_PROGRESS", "BUILDGRAPH_TEST_PROGRESS")
 
 
-def greet(arguments: Sequence[str], environ: Mapping[str, str], err: TextIO) -> None:
+def greet(arguments: Sequence[str], environ: Mapping[str, str], descriptor: int = 2) -> None:
     """Say at once that something happens, where the command is one that takes its time."""
     if not arguments or arguments[0] not in _LONG or not _is_wanted(arguments, environ):
         return
-    try:
-        if os.isatty(err.fileno()):
-            err.write("loading\r")
-        else:
-            err.write(f"buildgraph {__version__}, store {store_of(arguments)}\n")
-        err.flush()
-    except (OSError, ValueError):
-        return  # a closed stderr is said, or borne, by those who write what matters
+    line = f"buildgraph {__version__}, store {store_of(arguments)}\n"
+    text = "loading\r" if os.isatty(descriptor) else line
+    # A closed stderr is said, or borne, by those who write what matters.
+    with suppress(OSError):
+        os.write(descriptor, os.fsencode(text))
 
 
 def _is_wanted(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
