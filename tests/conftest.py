@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
     extra = [path for path in ("/usr/local/sbin", "/usr/sbin", "/sbin") if path not in paths]
     os.environ["PATH"] = os.pathsep.join(paths + extra)
+    # A shell without job control starts what runs beside it with SIGINT ignored, and every program
+    # that a test starts would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A deadline per example measures the neighbours on a shared machine, not us. In CI the
     # examples are the same in every run, so that a red run can be had again.
     from hypothesis import settings
