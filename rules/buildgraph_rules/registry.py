@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from buildgraph.boxfile.schema import RuleSpec
 
-TEMPLATES: Final = ("c_binary", "python_app", "static_site")
+TEMPLATES: Final = ("c_binary", "jvm_app", "node_app", "python_app", "static_site")
 
 
 def rule_specs(directory: str = os.path.dirname(__file__)) -> Mapping[str, RuleSpec]:
