@@ -1,7 +1,19 @@
 """The billing service: writes invoices."""
 
-import messages
-from shoplib import money
+import os
 
-item = messages.Item(id=1, title="billing", price=money.parse("19.99"))
-print(f"billing writes invoices: {item.title} at {money.show(item.price)}")
+from messages import Invoice
+from shoplib import money, service, store
+
+kept = store.connect(os.environ.get("STORE", "memory:"))
+
+
+def invoice(number):
+    customer, _, total = kept.get(f"order:{number}").partition(" ")
+    if not customer:
+        raise service.Refused(404, f"there is no order {number}")
+    due = money.show(int(total))
+    return vars(Invoice(id=f"R{number}", order=number, due=due)) | {"customer": customer}
+
+
+service.serve({r"GET /invoices/(\d+)": invoice})

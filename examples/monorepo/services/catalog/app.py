@@ -1,7 +1,23 @@
 """The catalog service: lists items."""
 
-import messages
-from shoplib import money
+import csv
 
-item = messages.Item(id=1, title="catalog", price=money.parse("19.99"))
-print(f"catalog lists items: {item.title} at {money.show(item.price)}")
+from messages import Item
+from shoplib import money, service
+
+with open("items.csv", encoding="utf-8") as file:
+    ITEMS = [Item(**row) for row in csv.DictReader(file)]
+
+
+def items():
+    return [vars(item) for item in ITEMS]
+
+
+def item(number):
+    for each in ITEMS:
+        if each.id == number:
+            return vars(each) | {"cents": money.parse(each.price)}
+    raise service.Refused(404, f"there is no item {number}")
+
+
+service.serve({"GET /items": items, r"GET /items/(\d+)": item})
