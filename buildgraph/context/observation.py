@@ -15,11 +15,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from buildgraph.filetree import FileStat, Kind
+
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GRAIN_NS: Final = 20_000_000  # coarsest clock tick that stamps files, with room (CONFIG_HZ=100)
 
 # type and permission bits, size, mtime, ctime, inode, device
 Row = tuple[str, int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an observation is of: the root's stat, and the rows of each directory that was read."""
+
+    top: FileStat
+    rows: Sequence[tuple[str, Sequence[Row]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +54,35 @@ class Observation:
 
     def still_true(self) -> bool:
         """Say whether everything that was looked at is surely as it was."""
+        return self.look() is not None
+
+    def look(self) -> Found | None:
+        """Return what is there now, if it is surely as it was."""
         if not self.settled:
-            return False
+            return None
         try:
             root = os.open(self.root, _DIR)
         except OSError:
-            return False
+            return None
         try:
-            found = [(path, _rows(root, path, hidden)) for path, hidden in self.directories]
+            top = os.fstat(root)
+            rows = [(path, _rows(root, path, hidden)) for path, hidden in self.directories]
         except OSError:
-            return False
+            return None
         finally:
             os.close(root)
-        return fingerprint(found) == self.fingerprint
+        if fingerprint(rows) != self.fingerprint:
+            return None
+        stat = FileStat(
+            Kind.DIR,
+            top.st_mode & 0o7777,
+            size=top.st_size,
+            mtime_ns=top.st_mtime_ns,
+            ctime_ns=top.st_ctime_ns,
+            dev=top.st_dev,
+            ino=top.st_ino,
+        )
+        return Found(stat, rows)
 
 
 def _rows(root: int, path: str, hidden: Sequence[str]) -> list[Row]:

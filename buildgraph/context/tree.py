@@ -432,6 +432,11 @@ class ContextTree(Closing):
         )
 
 
+def kind_of(mode: int) -> Kind:
+    """Return the type of an entry from its st_mode."""
+    return _KINDS[mode & 0o170000]
+
+
 def _row(name: str, stat: FileStat) -> Row:
     mode = _TYPE_BITS[stat.kind] | stat.mode
     return name, mode, stat.size, stat.mtime_ns, stat.ctime_ns, stat.ino, stat.dev

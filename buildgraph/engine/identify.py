@@ -8,9 +8,10 @@ layers never change (`memo` records).
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from buildgraph.context.reading import changed
 from buildgraph.engine import records
 from buildgraph.engine.mounts import MountSources
 from buildgraph.engine.placing import DestFacts, destination, mkdir_facts
@@ -64,6 +65,7 @@ class Identifier:
         self._profile = profile
         self._selections: dict[int, Selection] = {}
         self._destinations: dict[int, DestFacts] = {}
+        self._promised: dict[int, str] = {}  # tree digests that no selection was made for
         self._guard = threading.Lock()
 
     def key(
@@ -106,6 +108,10 @@ class Identifier:
         if found is None:
             with self._sources.tree(op.source, sources) as tree:
                 found = select(op, tree, node.where)
+                promised = self._promised.get(node.id)
+                # What is copied must be what the key was made from (R34).
+                if promised is not None and found.tree_digest() != promised:
+                    raise changed(op.paths[0] if op.paths else "", "it is not what it was just now")
             with self._guard:
                 self._selections[node.id] = found
         return found
@@ -132,6 +138,7 @@ class Identifier:
         with self._guard:
             self._selections.pop(node.id, None)
             self._destinations.pop(node.id, None)
+            self._promised.pop(node.id, None)
         if isinstance(node.op, CopyOp) and isinstance(node.op.source, ContextSource):
             self._sources.look_again(node.op.source.context)
 
@@ -161,18 +168,7 @@ class Identifier:
 
     def _files(self, node: Node, op: CopyOp, sources: tuple[Chain, ...]) -> str:
         """Return the tree digest of what a COPY selects."""
-        if isinstance(op.source, ContextSource):
-            with self._sources.tree(op.source, sources):
-                selection = self.selection(node, op, sources)
-                listing = selection.listing_text()
-                digest = selection.tree_digest(listing)
-                records.save_listing(self._store, digest, listing)
-            return digest
-        assert isinstance(op.source, StageSource)
-        question = records.question(
-            "files",
-            MEMO_VERSION,
-            sources[op.source.input].id,
+        asked = (
             op.paths,
             op.exclude,
             op.parents,
@@ -182,6 +178,10 @@ class Identifier:
             op.preserve_times,
             [[f.name, f.mode, f.content.decode("latin-1")] for f in op.inline],
         )
+        if isinstance(op.source, ContextSource):
+            return self._files_of_context(node, op, op.source, sources, asked)
+        assert isinstance(op.source, StageSource)
+        question = records.question("files", MEMO_VERSION, sources[op.source.input].id, *asked)
         known = records.load_memo(self._store, question)
         if known is None:
             selection = self.selection(node, op, sources)
@@ -190,6 +190,28 @@ class Identifier:
             records.save_listing(self._store, known, listing)
             records.save_memo(self._store, question, known)
         return str(known)
+
+    def _files_of_context(
+        self,
+        node: Node,
+        op: CopyOp,
+        source: ContextSource,
+        sources: tuple[Chain, ...],
+        asked: Sequence[Any],
+    ) -> str:
+        question = records.question("selected", MEMO_VERSION, *asked)
+        known = self._sources.answer(source.context, question)
+        if known is not None and records.has_listing(self._store, known):
+            with self._guard:
+                self._promised[node.id] = known
+            return known
+        with self._sources.tree(source, sources):
+            selection = self.selection(node, op, sources)
+            listing = selection.listing_text()
+            digest = selection.tree_digest(listing)
+            records.save_listing(self._store, digest, listing)
+            self._sources.learn(source.context, question, digest)
+        return digest
 
     def _mkdir(self, node: Node, op: MkdirOp, parent: Chain) -> NodeKey:
         question = records.question("mkdir", MEMO_VERSION, parent.id, op.path, op.user)

@@ -8,6 +8,7 @@ smoke.verdict.
 | slot      | Node.slot              | the last key built there, and why it was built          |
 | listing   | tree digest            | blob with the names and digests the tree digest covers  |
 | memo      | sha256 of a question   | an answer about immutable layers                        |
+| context   | sha256 of a directory  | what was found in it, and what tells that it still is   |
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ def save_listing(store: Store, tree: str, rows: bytes) -> None:
     if store.get_record("listing", tree) is None:
         blob = store.put_blob(rows)
         store.put_record("listing", tree, blob.encode(), refs=(blob_ref(blob),))
+
+
+def has_listing(store: Store, tree: str) -> bool:
+    """Return whether the rows behind a tree digest are kept, and keep them."""
+    return store.get_record("listing", tree) is not None
 
 
 def load_listing(store: Store, tree: str) -> Listing | None:

@@ -16,6 +16,7 @@ from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.tree import ContextTree
 from buildgraph.engine import records
 from buildgraph.engine.placing import DestFacts, entries
+from buildgraph.engine.seen import KIND, SeenContext
 from buildgraph.engine.selecting import mount_source, mounted_as_copy, select
 from buildgraph.engine.treewalk import EmptyTree, follow
 from buildgraph.errors import InputError, Location
@@ -39,11 +40,18 @@ class Sources:
         self._trees: dict[int, ContextTree] = {}
         self._old: list[ContextTree] = []
         self._caches: dict[str, StatCache] = {}
+        self._seen: dict[int, SeenContext] = {}
         self._locks = [threading.RLock() for _ in contexts]
         self._guard = threading.Lock()
 
     def close(self) -> None:
         """Close every tree and save what was learnt of unchanged files."""
+        if not self._store.read_only:
+            found = ((s.key, s.to_keep(self._trees.get(at))) for at, s in self._seen.items())
+            kept = [(key, data, ()) for key, data in found if data is not None]
+            if kept:
+                self._store.put_records(KIND, kept)
+        self._seen.clear()
         for tree in (*self._trees.values(), *self._old):
             tree.close()
         for cache in self._caches.values():
@@ -58,14 +66,39 @@ class Sources:
             tree = self._trees.pop(context, None)
             if tree is not None:
                 self._old.append(tree)
+            if context in self._seen:
+                self._seen[context].forget()
 
-    def observed(self) -> list[tuple[str, FileStat]]:
-        """Return (absolute path, stat) of every file and directory of contexts that was seen."""
-        out: list[tuple[str, FileStat]] = []
+    def answer(self, context: int, question: str) -> str | None:
+        """Return what was found out about a context's files in an earlier build, if it holds."""
+        with self._locks[context]:
+            seen = self._seen_context(context)
+            return None if seen is None else seen.answer(question)
+
+    def learn(self, context: int, question: str, answer: str) -> None:
+        """Keep for later builds what was found out about a context's files."""
+        with self._locks[context]:
+            seen = self._seen_context(context)
+            if seen is not None:
+                seen.learn(question, answer)
+
+    def _seen_context(self, context: int) -> SeenContext | None:
+        spec = self._contexts[context]
+        if spec.fleeting:
+            return None
+        found = self._seen.get(context)
+        if found is None:
+            found = self._seen[context] = SeenContext(self._store, spec)
+        return found
+
+    def observed(self) -> Iterator[tuple[str, FileStat]]:
+        """Yield (absolute path, stat) of every file and directory of contexts that was seen."""
+        for seen in self._seen.values():
+            yield from seen.observed()
         for index, tree in self._trees.items():
             root = self._contexts[index].root
-            out.extend((f"{root}/{path}" if path else root, st) for path, st in tree.observed())
-        return out
+            for path, stat in tree.observed():
+                yield f"{root}/{path}" if path else root, stat
 
     @contextmanager
     def tree(

@@ -28,6 +28,7 @@ KIND = "invocation"
 GRAIN_NS = 20_000_000  # as in the stat cache
 MAX_AGE = 86_400.0  # a day: then the whole way is gone once, so that what it uses counts as used
 _MAGIC = b"bginvoc1"
+_PIECE = 4096
 # magic, written_ns, number of names, bytes of names, bytes of payload, fingerprint
 _HEAD = struct.Struct("<8sqIII16s")
 _STAT = struct.Struct("<QqqQI")  # size, mtime_ns, ctime_ns, inode, permission bits
@@ -51,17 +52,19 @@ def encode(
     if any(stat.ctime_ns >= began_ns - GRAIN_NS for _, stat in rows):
         return None
     names = b"\0".join([name for name, _ in rows])
-    print_ = xxhash.xxh3_128_digest(
-        b"".join(
-            [
-                _STAT.pack(stat.size, stat.mtime_ns, stat.ctime_ns, stat.ino, stat.mode & 0o7777)
-                for _, stat in rows
-            ]
+    hasher = xxhash.xxh3_128()
+    for start in range(0, len(rows), _PIECE):  # all at once would be megabytes
+        hasher.update(
+            b"".join(
+                [
+                    _STAT.pack(s.size, s.mtime_ns, s.ctime_ns, s.ino, s.mode & 0o7777)
+                    for _, s in rows[start : start + _PIECE]
+                ]
+            )
         )
-        + payload
-    )
+    hasher.update(payload)
     written = time.time_ns() if now_ns is None else now_ns
-    head = _HEAD.pack(_MAGIC, written, len(rows), len(names), len(payload), print_)
+    head = _HEAD.pack(_MAGIC, written, len(rows), len(names), len(payload), hasher.digest())
     return b"".join((head, names, payload))
 
 
