@@ -53,7 +53,7 @@ def command(**given: Any) -> int:
     notes = said(click.get_current_context())
     settings = settings_of(asked, os.environ)
     progress = "quiet" if asked.quiet else asked.progress
-    files = ReaderFiles(asked.events, asked.junit, asked.profile)
+    files = ReaderFiles(asked.events, asked.junit, asked.profile, asked.report)
     if files.named and (asked.dry_run or asked.check or asked.call != "build"):
         flag = files.named[0]
         raise InputError(f"{flag} tells of a build, and nothing is to be built")

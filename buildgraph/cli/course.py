@@ -60,7 +60,8 @@ class Step:
 class Span:
     """Somebody was busy: a thread with `step`, or with what `name` says.
 
-    `lane` is the number of a worker, "" for the thread that decides, else the name of a row.
+    `lane` is the number of a worker, "" for the thread that decides, else the name of a row;
+    `step` is the node of a step, or of the one whose phase it is.
     """
 
     lane: int | str
@@ -69,7 +70,7 @@ class Span:
     name: str
     kind: Literal["step", "prepare", "image", "test", "check", "service", "phase"]
     ok: bool = True
-    step: int | None = None  # the node's number
+    step: int | None = None
     amount: int = 0  # bytes
     note: str = ""
 
@@ -199,8 +200,8 @@ class Course:
             return self._stopped(begun, self.time if event is None else event.time)
         if isinstance(event, ev.NodeCancelled):
             return Step(
-                node, event.label, event.title, event.stage, event.where, "skipped", (),
-                event.needs, ended=event.time,
+                node, event.label, event.title, event.stage, event.where, "skipped",
+                (self._why_skipped(event),), event.needs, ended=event.time,
             )  # fmt: skip
         failed = isinstance(event, ev.NodeFailed)
         where = event.error.where if isinstance(event, ev.NodeFailed) else event.where
@@ -225,6 +226,14 @@ class Course:
             max(0.0, began),
             ended,
         )
+
+    def _why_skipped(self, event: ev.NodeCancelled) -> str:
+        below = [self.ends.get(need) for need in event.needs]
+        if any(isinstance(end, ev.NodeFailed) for end in below):
+            return "a step it stands on failed"
+        if any(isinstance(end, ev.NodeCancelled) for end in below):
+            return "a step it stands on was not run"
+        return "the build was stopped"
 
     def _stopped(self, begun: ev.NodeStarted, ended: float) -> Step:
         began = begun.time if begun.began is None else begun.began
@@ -282,9 +291,15 @@ class Course:
                 yield Span(lane, test.began, test.time, test.label, "test", test.ok)
         for (node, text), phase in self._phases.items():
             event = self.ends.get(node) or self._running.get(node)
-            note = event.label if event is not None else ""
+            worker = None if event is None or isinstance(event, ev.NodeCancelled) else event.worker
+            if worker is None and node in self._running:
+                worker = self._running[node].worker
+            lane = "phases" if worker is None else f"phases of worker {worker + 1}"
             last = self.time if self._open.get(node) is phase else phase.last
-            yield Span("phases", phase.first, last, text, "phase", amount=phase.done, note=note)
+            note = event.label if event is not None else ""
+            yield Span(
+                lane, phase.first, last, text, "phase", step=node, amount=phase.done, note=note
+            )
         yield from self._containers()
 
     def _containers(self) -> Iterator[Span]:

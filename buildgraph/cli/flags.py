@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from buildgraph.cli.options import profile_option, progress_option
+from buildgraph.cli.options import afterwards_options, progress_option
 from buildgraph.oci.handover.handed import ENGINES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,6 +67,7 @@ class BuildFlags:
     events: str | None = None
     junit: str | None = None
     profile: str | None = None
+    report: str | None = None
     store: str | None = None
 
 
@@ -162,7 +163,7 @@ CONDUCT: tuple[Flag[Any], ...] = (
         "--events", metavar="FILE", help="Write what happens there, a JSON object a line."
     ),
     click.option("--junit", metavar="FILE", help="Write JUnit's XML there: a case for each step."),
-    profile_option,
+    afterwards_options,
 )
 
 

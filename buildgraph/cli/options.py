@@ -41,13 +41,18 @@ def progress_option(command: F) -> F:
     )(command)
 
 
-def profile_option(command: F) -> F:
-    """Add `--profile FILE`."""
+def afterwards_options(command: F) -> F:
+    """Add `--profile FILE` and `--report FILE`."""
+    report = click.option(
+        "--report",
+        metavar="FILE",
+        help="Write a page about it there: HTML with timeline, graph, reasons and logs.",
+    )
     return click.option(
         "--profile",
         metavar="FILE",
         help="Write who did what when there: Chrome's trace format, for Perfetto.",
-    )(command)
+    )(report(command))
 
 
 def parse_pairs(

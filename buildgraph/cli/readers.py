@@ -145,6 +145,10 @@ def open_readers(
         from buildgraph.cli.report_trace import TraceFile
 
         readers.append(TraceFile(files.profile))
+    if files.report is not None:
+        from buildgraph.cli.report_page import ReportPage
+
+        readers.append(ReportPage(files.report))
     if env.get("GITHUB_ACTIONS") == "true":
         from buildgraph.cli.github import GithubReader
 

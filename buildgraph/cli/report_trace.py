@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from buildgraph import __version__
@@ -79,23 +80,28 @@ def _rows(course: Course) -> Iterator[_Row]:
     tests = dict.fromkeys(str(span.lane) for span in spans if span.kind == "check")
     places = {name: _TESTS + number for number, name in enumerate(tests)}
     yield from _names(course, {span.lane for span in spans}, places)
-    # Spans become rows as they are written: of 100,000 hits a row each is more than the build took.
-    timed: list[tuple[int, int, Span | _Row]] = []
+    # What is sorted becomes rows as it is written: 100,000 rows are more than the build took.
+    timed: list[tuple[int, int, Span | _Arrow | int | _Row]] = []
     took: dict[int, _Took] = {}
     for number, span in enumerate(spans):
         if span.kind in _ASIDE:
             timed += [(row["ts"], 1, row) for row in _aside(span, number)]
         else:
             timed.append((_us(span.start), 0, span))
-        if span.step is not None and course.step(span.step).verdict != "hit":
+        if span.kind == "step" and span.step is not None and _took_time(course, span.step):
             took[span.step] = (_us(span.start), _us(span.end), _row_of(span, places))
     for node in took:
-        timed += [(row["ts"], 2, row) for row in _arrows(course.step(node), took)]
-    timed += [(row["ts"], 3, row) for row in _counter(spans)]
-    timed += [(row["ts"], 4, row) for row in map(_notice, course.notices)]
+        timed += [(arrow.at, 2, arrow) for arrow in _arrows(course.step(node), took)]
+    timed += [(at, 3, busy) for at, busy in _busy(spans)]
+    timed += [(_us(notice.time), 4, _notice(notice)) for notice in course.notices]
     timed.sort(key=lambda each: each[:2])
-    for _, _, what in timed:
-        yield _complete(course, what, _row_of(what, places)) if isinstance(what, Span) else what
+    for at, _, what in timed:
+        if isinstance(what, Span):
+            yield _complete(course, what, _row_of(what, places))
+        elif isinstance(what, int):
+            yield _counter(at, what)
+        else:
+            yield _arrow(what) if isinstance(what, _Arrow) else what
 
 
 def _names(course: Course, lanes: set[int | str], places: dict[str, int]) -> Iterator[_Row]:
@@ -106,6 +112,10 @@ def _names(course: Course, lanes: set[int | str], places: dict[str, int]) -> Ite
     for row, name in rows.items():
         yield _meta("thread_name", {"name": safe(name)}, row)
         yield _meta("thread_sort_index", {"sort_index": row}, row)
+
+
+def _took_time(course: Course, node: int) -> bool:
+    return course.step(node).verdict != "hit"
 
 
 def _notice(notice: ev.Notice) -> _Row:
@@ -170,16 +180,38 @@ def _args(step: Step) -> _Row:
     return args
 
 
-def _arrows(step: Step, took: dict[int, _Took]) -> Iterator[_Row]:
+@dataclass(frozen=True, slots=True)
+class _Arrow:
+    """One end of an arrow."""
+
+    at: int
+    node: int
+    place: int  # among what the node needs
+    row: int
+    ends: bool
+
+
+def _arrows(step: Step, took: dict[int, _Took]) -> Iterator[_Arrow]:
     """Yield an arrow from each step that it stands on and that took time."""
     start, _, row = took[step.node]
     for place, need in enumerate(step.needs):
         if need in took:
             from_start, from_end, from_row = took[need]
-            head = {"name": "needs", "cat": "needs", "id": f"{step.node}.{place}", "pid": _PROCESS}
             leaves = max(from_start, from_end - 1)  # inside of the step it leaves
-            yield head | {"ph": "s", "ts": leaves, "tid": from_row}
-            yield head | {"ph": "f", "bp": "e", "ts": max(start, leaves), "tid": row}
+            yield _Arrow(leaves, step.node, place, from_row, False)
+            yield _Arrow(max(start, leaves), step.node, place, row, True)
+
+
+def _arrow(arrow: _Arrow) -> _Row:
+    ends: _Row = {"ph": "f", "bp": "e"} if arrow.ends else {"ph": "s"}
+    return ends | {
+        "name": "needs",
+        "cat": "needs",
+        "id": f"{arrow.node}.{arrow.place}",
+        "ts": arrow.at,
+        "pid": _PROCESS,
+        "tid": arrow.row,
+    }
 
 
 def _aside(span: Span, number: int) -> Iterator[_Row]:
@@ -197,7 +229,7 @@ def _aside(span: Span, number: int) -> Iterator[_Row]:
     yield head | {"ph": "e", "ts": _us(span.end)}
 
 
-def _counter(spans: list[Span]) -> Iterator[_Row]:
+def _busy(spans: list[Span]) -> Iterator[tuple[int, int]]:
     """Yield how many workers are busy, each time that changes."""
     changes: dict[int, int] = {}
     for span in spans:
@@ -209,8 +241,18 @@ def _counter(spans: list[Span]) -> Iterator[_Row]:
     for at in sorted(changes):
         if changes[at]:
             busy += changes[at]
-            yield {"ph": "C", "name": "busy workers", "ts": at, "pid": _PROCESS,
-                   "tid": _DECIDING, "args": {"workers": busy}}  # fmt: skip
+            yield at, busy
+
+
+def _counter(at: int, busy: int) -> _Row:
+    return {
+        "ph": "C",
+        "name": "busy workers",
+        "ts": at,
+        "pid": _PROCESS,
+        "tid": _DECIDING,
+        "args": {"workers": busy},
+    }
 
 
 def _us(seconds: float) -> int:

@@ -17,7 +17,7 @@ from buildgraph.cli.console import wants_color
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.escape import no_commands, safe
 from buildgraph.cli.hold import Holder
-from buildgraph.cli.options import profile_option, progress_option, store_option
+from buildgraph.cli.options import afterwards_options, progress_option, store_option
 from buildgraph.cli.readers import ReaderFiles, open_readers
 from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
@@ -42,7 +42,7 @@ from buildgraph.errors import BuildgraphError, HostError, InputError
 @click.option("-k", "--keep-going", is_flag=True, help="After a failed build, test what can be.")
 @click.option("--offline", is_flag=True, help="Fetch nothing.")
 @progress_option
-@profile_option
+@afterwards_options
 @store_option
 @guarded
 def command(
@@ -59,6 +59,7 @@ def command(
     offline: bool,
     progress: str,
     profile: str | None,
+    report: str | None,
     store: str | None,
 ) -> int:
     """Build what is missing and run smoke tests: labels, or patterns such as //... .
@@ -73,7 +74,7 @@ def command(
         raise InputError("--keep goes with one run", hint="leave --runs out")
     if as_json_file == "-" and progress == "json":
         raise InputError("--json - and --progress json both want stdout")
-    files = ReaderFiles(profile=profile)
+    files = ReaderFiles(profile=profile, report=report)
     result, reports = run_tests(targets, settings, options, progress, holder, files=files)
     in_order = [reports[label] for label in sorted(reports)]
     if junit is not None:
