@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from buildgraph.cli.screen import Screen
-from buildgraph.errors import BuildgraphError
+from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.events import Event, NodeFailed
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ def open_readers(
 
     Raises InputError, HostError where a file cannot be written.
     """
+    for name in ("profile", "report"):
+        if getattr(files, name) == "-":
+            raise InputError(f"--{name} - : give a file")
     readers: list[Reader] = []
     if files.events is not None:
         from buildgraph.cli.events_file import EventsFile

@@ -36,7 +36,7 @@ function open(name,focus){const tab=by('tab-'+name);if(!tab)return;
   by(t.getAttribute('aria-controls')).classList.toggle('on',on)}
  if(focus)tab.focus();tab.scrollIntoView({block:'nearest',inline:'nearest'});
  if(name==='timeline')draw()}
-tabs.forEach((t,n)=>{const name=t.id.slice(4);t.onclick=()=>{open(name);location.replace('#'+name)};
+tabs.forEach((t,n)=>{const name=t.id.slice(4);t.onclick=()=>{open(name);location.replace('#show-'+name)};
  t.onkeydown=e=>{const to={ArrowRight:n+1,ArrowLeft:n-1,Home:0,End:tabs.length-1}[e.key];
   if(to===undefined)return;e.preventDefault();e.stopPropagation();
   const next=tabs[(to+tabs.length)%tabs.length];open(next.id.slice(4),true)}});
@@ -209,5 +209,5 @@ q.addEventListener('keydown',e=>{if(e.key==='Escape')setTimeout(search);
 document.addEventListener('keydown',e=>{if(e.key==='Escape'){card.hidden=true;setTimeout(search)}
  if(e.key==='/'&&e.target!==q&&!D.levels.length){q.focus();e.preventDefault()}});
 order.value=steps.some(s=>s.verdict==='failed')?'worst':'slow';
-fitAll();search();open(by('tab-'+location.hash.slice(1))?location.hash.slice(1):'summary');
+fitAll();search();const asks=location.hash.slice(6);open(by('tab-'+asks)?asks:'summary');
 })();

@@ -89,7 +89,7 @@ def page(course: Course) -> Iterator[str]:
         '<span class="found" id="found" aria-live="polite"></span></header>'
     )
     yield _tabs(what)
-    yield f'<main><section {_panel("summary")} tabindex="-1">{summary(course, what)}</section>'
+    yield f'<main><section {_panel("summary")} tabindex="0">{summary(course, what)}</section>'
     keys = [
         (f"var(--{name})", f"var(--{name}-l)", _WORDS[name])
         for name in VERDICTS
@@ -182,7 +182,7 @@ def _steps(what: Contents) -> str:
         f"<section {_panel('steps')}>"
         f'<div class="tools"><div>{chips}</div><select id="order" aria-label="order">{sorts}'
         "</select></div>"
-        '<div class="scroll"><table id="steps"><colgroup><col style="width:104px">'
+        '<div class="scroll" tabindex="0"><table id="steps"><colgroup><col style="width:104px">'
         '<col style="width:42%"><col><col style="width:84px"><col style="width:84px"></colgroup>'
         '<thead><tr><th>verdict<th>step<th>why<th class="num">time<th class="num">size</tr></thead>'
         '<tbody id="rows"></tbody></table>'

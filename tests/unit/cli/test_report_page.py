@@ -6,11 +6,15 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from buildgraph import events as ev
 from buildgraph.cli import report_data
@@ -175,6 +179,21 @@ def test_of_very_many_steps_those_that_matter_are_shown() -> None:
     assert seen.data()["nodes"] == many
     assert "500 more are not listed" in seen.text
     assert f"{many:,} steps are more than a page can draw" in seen.text
+
+
+def test_nothing_of_it_is_loaded_unasked() -> None:
+    code = "import sys, buildgraph.cli.build, buildgraph.cli.test; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.removeprefix("buildgraph.cli.") for name in done.stdout.split()}
+    assert "readers" in loaded
+    assert not {name for name in loaded if name.startswith(("report_", "course"))}
+    assert "buildgraph.graph.picture" not in loaded
+
+
+def test_a_page_needs_a_file() -> None:
+    for files in (ReaderFiles(report="-"), ReaderFiles(profile="-")):
+        with pytest.raises(InputError, match="give a file"):
+            open_readers(QuietScreen(io.StringIO(), {}), {}, io.StringIO(), files)
 
 
 def test_a_reader_writes_the_page_at_the_end(tmp_path: Path) -> None:

@@ -64,6 +64,19 @@ def test_no_more_than_jobs_run_at_once() -> None:
     assert most == 3
 
 
+def test_workers_have_numbers_and_who_decides_has_none() -> None:
+    seen: dict[int, set[int | None]] = {}
+
+    def slow(node: int) -> None:
+        seen.setdefault(threading.get_ident(), set()).add(scheduler.worker)
+        time.sleep(0.005)
+
+    scheduler = Scheduler([[] for _ in range(20)], [0.0] * 20, jobs=3)
+    scheduler.run(lambda n: False, slow)
+    assert sorted(str(*numbers) for numbers in seen.values()) == ["0", "1", "2"]
+    assert scheduler.worker is None
+
+
 def test_the_longest_path_goes_first() -> None:
     # 0 and 1 are free; 1 leads to a long chain.
     inputs = [[], [], [1], [2]]
