@@ -25,21 +25,32 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import asking
 import containers
 import registries
+import shelves
 from chart import draw
 from measure import Cost, RunFailed, median, run
 from peers import PEERS, ROOT, TRASH, Ours, Tool, tools
-from report import OURS, Result, cost_table, read, speed_table, write
-from workloads import FULL, QUICK, WORKLOADS, Job, Row, Scale, Workload
+from report import BARE, OURS, Result, cost_table, read, speed_table, write
+from workloads import FULL, QUICK, WORKLOADS, Job, Phase, Row, Scale, Workload
 
 PLAN = "plan"
 _PLAN_BUDGET = 50.0  # microseconds a node
 _DISK = 24 << 30  # bytes, sparse: of --fresh
+
+
+_Way = Callable[[Tool, Job], tuple[str, ...] | None]
+_BUILD: _Way = lambda tool, job: tool.build(job)  # noqa: E731 - beside the others
+_WAYS: Mapping[Phase, _Way] = {
+    "start": lambda tool, job: tool.container(job),
+    "plan": lambda tool, job: tool.planned(job),
+    "one": lambda tool, job: tool.single(job),
+}
 
 
 class Suite:
@@ -61,12 +72,16 @@ class Suite:
             if workload.name in names:
                 asked = replace(workload, without=frozenset()) if slow else workload
                 results += self.measure(asked)
+        ours = next(tool for tool in self.usable if isinstance(tool, Ours))
         if registries.NAME in names and not registries.lacks():
-            ours = next(tool for tool in self.usable if isinstance(tool, Ours))
             rounds = self.rounds or (1 if self.quick else 3)
             results += registries.measure(self.top, self.scale, ours, rounds, say)
         if containers.NAME in names and not containers.lacks():
             results += containers.measure(self.quick, say)
+        if asking.NAME in names:
+            results += asking.rows(self.top, self.scale.asked, self.quick, ours, say)
+        if shelves.NAME in names:
+            results += shelves.rows(self.top, self.scale.records, self.quick, say)
         return results + (self.plans() if PLAN in names else [])
 
     def measure(self, workload: Workload) -> list[Result]:
@@ -132,10 +147,10 @@ class Suite:
     def _row(self, row: Row, job: Job, tool: Tool) -> list[Cost]:
         out = []
         for _ in range(1 if self.quick else row.repeat):
-            if row.phase == "changed" and job.edit is not None:
+            if row.phase in ("changed", "one") and job.edit is not None:
                 self._edits += 1
                 job.edit.write_text(f"edited {self._edits}\n")
-            argv = tool.container(job) if row.phase == "start" else tool.build(job)
+            argv = _WAYS.get(row.phase, _BUILD)(tool, job)
             if argv is not None:
                 out.append(run(tool.command(argv, job.directory), self.top / "last.log"))
         return out
@@ -197,7 +212,8 @@ def say(text: str) -> None:
 
 def arguments() -> argparse.Namespace:
     """Return what the command line and the environment ask for."""
-    names = [*(workload.name for workload in WORKLOADS), registries.NAME, containers.NAME, PLAN]
+    names = [workload.name for workload in WORKLOADS]
+    names += [registries.NAME, containers.NAME, asking.NAME, shelves.NAME, PLAN]
     quick = os.environ.get("BENCH_QUICK", "") not in ("", "0")
     parser = argparse.ArgumentParser(
         prog="make bench", description="Measure us beside the builders that are installed."
@@ -280,7 +296,7 @@ def publish(
     results: Sequence[Result], facts: dict[str, object], absent: dict[str, str], out: Path
 ) -> None:
     """Print the tables and write the files."""
-    order = [OURS, *(peer.name for peer in PEERS), "skopeo"]
+    order = [OURS, *(peer.name for peer in PEERS), "skopeo", BARE]
     shown = [name for name in order if any(name in r.costs or name in r.failed for r in results)]
     size = "SCALED DOWN, the titles' sizes do not hold; " if facts["quick"] else ""
     caption = f"{size}{facts['date']}, {facts['processors']} processors, Linux {facts['kernel']}"

@@ -98,6 +98,14 @@ class Tool(ABC):
         """Return the command that runs `true` in the built image, or None."""
         return None
 
+    def planned(self, job: Job) -> tuple[str, ...] | None:
+        """Return the command that says what a build would do, or None."""
+        return None
+
+    def single(self, job: Job) -> tuple[str, ...] | None:
+        """Return the command that builds one package of many alone, or None."""
+        return None
+
     def command(self, argv: Sequence[str], cwd: Path) -> Command:
         """Return a command of this tool with its environment and daemons."""
         return Command(tuple(argv), cwd, self.env, self.daemons)
@@ -165,6 +173,12 @@ class Ours(Tool):
 
     def container(self, job: Job) -> tuple[str, ...]:
         return (*self._argv, "run", ".", "--", "/bin/true")
+
+    def planned(self, job: Job) -> tuple[str, ...]:
+        return (*self._argv, "plan", "//...")
+
+    def single(self, job: Job) -> tuple[str, ...]:
+        return (*self._argv, "build", job.one, "--network", "none")
 
 
 class Docker(Tool):

@@ -10,15 +10,16 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 BUSYBOX = Path("/bin/busybox")
+PEER_NAMES = frozenset({"docker", "buildah", "podman", "buildkit", "runc"})  # who builds
 _APPLETS = ("cat", "cp", "echo", "find", "ls", "mkdir", "sh", "true", "wc")
 _MIB = 1 << 20
 
-Phase = Literal["cold", "again", "changed", "start"]
+Phase = Literal["cold", "plan", "again", "changed", "one", "start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,15 @@ class Job:
     """One thing to build: a directory with a Dockerfile, or several that stand on one base.
 
     `archive`: the result is wanted as an archive file. `edit` is the file that "one file changed"
-    changes. `packages` are directories below `directory`, each an image `FROM base`.
+    changes. `packages` are directories below `directory`, each an image `FROM base`; `one` is the
+    package that is asked for alone.
     """
 
     directory: Path
     archive: bool = False
     packages: tuple[str, ...] = ()
     edit: Path | None = None
+    one: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,45 @@ class Scale:
     images: int
     image_files: int
     nodes: tuple[int, ...]
+    many_images: int
+    targets: int
+    target_files: int
+    asked: int
+    records: int
 
 
-FULL = Scale(40, 32, 40_000, 5_400, 1_100_000_000, 10_000, 200, 50, (1_000, 10_000, 100_000))
-QUICK = Scale(4, 3, 400, 5_400, 8_000_000, 200, 4, 5, (300,))
+FULL = Scale(
+    runs=40,
+    stages=32,
+    files=40_000,
+    file_bytes=5_400,
+    large_bytes=1_100_000_000,
+    worked=10_000,
+    images=200,
+    image_files=50,
+    nodes=(1_000, 10_000, 100_000),
+    many_images=1_000,
+    targets=1_000,
+    target_files=100,
+    asked=1_000,
+    records=1_000_000,
+)
+QUICK = Scale(
+    runs=4,
+    stages=3,
+    files=400,
+    file_bytes=5_400,
+    large_bytes=8_000_000,
+    worked=200,
+    images=4,
+    image_files=5,
+    nodes=(300,),
+    many_images=6,
+    targets=6,
+    target_files=5,
+    asked=60,
+    records=2_000,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +235,31 @@ def _images(top: Path, scale: Scale) -> Job:
     return Job(top, packages=names, edit=edit)
 
 
+def _many_images(top: Path, scale: Scale) -> Job:
+    return _images(top, replace(scale, images=scale.many_images))
+
+
+def _targets(top: Path, scale: Scale) -> Job:
+    """Make images that only copy, so that what is measured is the way to them."""
+    _base(top / "base")
+    _dockerfile(top / "base", "FROM scratch", "COPY bin /bin")
+    (top / "Boxfile.yaml").write_text("workspace: {name: bench}\n")
+    names = tuple(f"g{number // 50:02}/p{number:04}" for number in range(scale.targets))
+    text = _text(5, 65536)
+    for position, name in enumerate(names):
+        source = top / name / "src"
+        source.mkdir(parents=True)
+        for number in range(scale.target_files):
+            head = f"{name} {number}\n".encode()
+            (source / f"f{number:03}.txt").write_bytes(head + text[position : position + 500])
+        (top / name / "Boxfile.yaml").write_text(
+            'targets:\n  image:\n    contexts: {base: "//base"}\n'
+        )
+        _dockerfile(top / name, "FROM base", "COPY src /src", "WORKDIR /src")
+    middle = names[len(names) // 2]
+    return Job(top, packages=names, edit=top / middle / "src" / "f001.txt", one=f"//{middle}")
+
+
 def _start(top: Path, scale: Scale) -> Job:
     _base(top)
     _dockerfile(top, "FROM scratch", "COPY bin /bin", 'CMD ["/bin/true"]')
@@ -246,6 +309,30 @@ WORKLOADS = (
         _images,
         rounds=1,
         without=frozenset({"buildah", "podman"}),
+    ),
+    Workload(
+        "1000-images",
+        (
+            Row("cold", "1,000 images, 50,000 files: cold", 60.0),
+            Row("again", "1,000 images: nothing changed", 0.5),
+            Row("changed", "1,000 images: one file changed", 5.0),
+        ),
+        _many_images,
+        rounds=1,
+        without=PEER_NAMES,
+    ),
+    Workload(
+        "1000-targets",
+        (
+            Row("plan", "1,000 targets over 100,000 files: plan, nothing kept"),
+            Row("cold", "1,000 targets over 100,000 files: cold"),
+            Row("again", "1,000 targets over 100,000 files: nothing changed", 1.0, repeat=3),
+            Row("changed", "1,000 targets over 100,000 files: one changed", 3.0, repeat=3),
+            Row("one", "1,000 targets: one of them, one file changed", 0.5, repeat=3),
+        ),
+        _targets,
+        rounds=1,
+        without=PEER_NAMES,
     ),
     Workload("start", (Row("start", "`true` in a container, warm store", repeat=5),), _start),
 )
