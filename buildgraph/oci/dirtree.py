@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import stat as stat_bits
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -36,6 +37,7 @@ _KINDS: Final = {
     stat_bits.S_IFSOCK: Kind.SOCKET,
 }
 _NO_XATTRS: Final = (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.ELOOP, errno.ENXIO)
+_CHUNK: Final = 1 << 20
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -226,8 +228,46 @@ class DirTree:
 
     def digest(self, path: str, stat: FileStat) -> Digest:
         """Return the sha256 of a regular file's bytes, by reading them."""
-        with open(self.open(path), "rb") as file:
-            return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+        fd = self.open(path)
+        try:
+            return _sha256(fd, stat.size)
+        finally:
+            os.close(fd)
+
+    def hash_in(
+        self, directory: str, files: Iterable[tuple[str, int]]
+    ) -> Iterator[tuple[str, Digest, bool]]:
+        """Yield (name, sha256, whether it is without attributes) of files of one directory.
+
+        Files come as (name, size). An open file is asked for attributes in a tenth of the time.
+        """
+        parent = self.open_dir(directory)
+        try:
+            for name, size in files:
+                fd = os.open(name, _OPEN, dir_fd=parent)
+                try:
+                    yield name, _sha256(fd, size), _is_bare(fd)
+                finally:
+                    os.close(fd)
+        finally:
+            os.close(parent)
+
+
+def _is_bare(fd: int) -> bool:
+    try:
+        return not any(map(kept_xattr, os.listxattr(fd)))
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return True
+        raise
+
+
+def _sha256(fd: int, size: int) -> Digest:
+    hasher = hashlib.sha256()
+    while size > 0 and (data := os.read(fd, min(size, _CHUNK))):
+        hasher.update(data)
+        size -= len(data)
+    return Digest("sha256:" + hasher.hexdigest())
 
 
 def parse_node(value: bytes) -> tuple[Kind, int] | None:

@@ -8,6 +8,7 @@ which only ends up in an image is never unpacked for a look at its names.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from buildgraph import limits
@@ -52,6 +53,9 @@ class RootView:
         self._trees: list[_LayerTree | None] = [None] * len(self._layers)
         # directory -> the layers (indexes, topmost first) whose directory of this path is merged
         self._directories: dict[str, tuple[int, ...]] = {"": tuple(range(len(self._layers)))}
+        # directory that was listed -> name -> what `_find` says of it
+        self._listed: dict[str, dict[str, tuple[int, FileStat]]] = {}
+        self._bare: set[str] = set()  # files that are known to have no attributes
 
     # --- FileTree -----------------------------------------------------------------------------
 
@@ -65,11 +69,13 @@ class RootView:
 
         Raises FileNotFoundError or NotADirectoryError.
         """
-        merged: dict[str, FileStat] = {}
+        merged: dict[str, tuple[int, FileStat]] = {}
         for index in self._directory(path):
             for name, stat in self._tree(index).list(path):
-                merged.setdefault(name, stat)
-        out = [(name, stat) for name, stat in merged.items() if not is_whiteout(stat)]
+                merged.setdefault(name, (index, stat))
+        shown = {name: found for name, found in merged.items() if not is_whiteout(found[1])}
+        self._listed[path] = shown
+        out = [(name, stat) for name, (_, stat) in shown.items()]
         out.sort(key=lambda item: name_order(item[0]))
         return out
 
@@ -94,6 +100,27 @@ class RootView:
         """Return the sha256 of a regular file's bytes, by reading them."""
         index, found = self._must_find(path)
         return self._unpacked(index).digest(path, found)
+
+    def hash_many(self, paths: Iterable[str]) -> dict[str, Digest]:
+        """Return the digests of regular files, opening each directory once."""
+        groups: dict[tuple[str, int], list[tuple[str, int]]] = {}
+        for path in paths:
+            index, stat = self._must_find(path)
+            parent, _, name = path.rpartition("/")
+            groups.setdefault((parent, index), []).append((name, stat.size))
+        out: dict[str, Digest] = {}
+        for (parent, index), files in groups.items():
+            prefix = f"{parent}/" if parent else ""
+            for name, digest, bare in self._unpacked(index).hash_in(parent, files):
+                out[prefix + name] = digest
+                if bare:
+                    self._bare.add(prefix + name)
+        return out
+
+    def xattrs_many(self, paths: Iterable[str]) -> dict[str, tuple[tuple[str, bytes], ...]]:
+        """Return `xattrs` of those paths that have any; ask for digests first."""
+        found = ((path, self.xattrs(path)) for path in paths if path not in self._bare)
+        return {path: xattrs for path, xattrs in found if xattrs}
 
     # --- more ---------------------------------------------------------------------------------
 
@@ -159,6 +186,7 @@ class RootView:
 
     def unpack(self) -> None:
         """Make every layer a directory, so that stats have inodes and links can be told."""
+        self._listed.clear()
         for index, layer in enumerate(self._layers):
             self._trees[index] = self._store.tree(layer)
 
@@ -191,8 +219,12 @@ class RootView:
         """Return (layer, stat) of what is visible at `path`."""
         if not path:
             return (0, _ROOT)
+        parent, _, name = path.rpartition("/")
+        listed = self._listed.get(parent)
+        if listed is not None:
+            return listed.get(name)
         try:
-            layers = self._directory(path.rpartition("/")[0])
+            layers = self._directory(parent)
         except (FileNotFoundError, NotADirectoryError):
             return None
         for index in layers:

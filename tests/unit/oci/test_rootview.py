@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from buildgraph.filetree import Entry, Kind
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain, Layer
+from buildgraph_cache.digest import sha256_digest
 from buildgraph_cache.store import Store
 
 ME = (os.geteuid(), os.getegid())
@@ -83,6 +85,32 @@ def test_a_file_over_a_directory_and_back(layers: LayerStore, want: str) -> None
         lower.list("nothing")
     with pytest.raises(FileNotFoundError):
         lower.open("nothing")
+
+
+@BOTH
+@pytest.mark.parametrize("listed", [False, True])
+def test_many_files_are_hashed_as_they_are_seen(
+    layers: LayerStore, want: str, listed: bool
+) -> None:
+    kept = (("user.k", b"v"),)
+    root = view(
+        layers,
+        [folder("d", 0o700), file("d/a", b"low"), file("d/b", b"low"), file("d/c", b"low")],
+        [folder("d"), file("d/b", b"high!"), gone("d/a"), replace(file("d/x", b"x"), xattrs=kept)],
+        [file("top"), replace(folder("e"), xattrs=kept)],
+        want=want,
+    )
+    if listed:
+        assert [name for name, _ in root.list("d")] == ["b", "c", "x"]
+    files = {"d/b": b"high!", "d/c": b"low", "d/x": b"x", "top": b""}
+    assert root.hash_many(files) == {path: sha256_digest(data) for path, data in files.items()}
+    assert root.xattrs_many([*files, "d", "e"]) == {"d/x": kept, "e": kept}
+    for path in ("d/a", "d/new", "new/a"):
+        assert root.stat(path) is None
+        with pytest.raises(FileNotFoundError):
+            root.hash_many([path])
+        with pytest.raises(FileNotFoundError):
+            root.open(path)
 
 
 def test_no_layers_are_an_empty_root(layers: LayerStore) -> None:
