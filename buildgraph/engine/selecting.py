@@ -135,12 +135,13 @@ class Selection:
         copied directory's own name and metadata do not.
         """
         rows: list[list[Any]] = []
+        digests = self.digests  # before attributes: a file that is open for one is asked for both
         for number, group in enumerate(self.groups):
             first: dict[tuple[int, int], str] = {}
             for item in group.items:
                 rows.append(self._row(number, group, item, first))
         for path in self.archives:
-            rows.append([-1, "", "archive", 0, None, None, self.digests[path], [], None])
+            rows.append([-1, "", "archive", 0, None, None, digests[path], [], None])
         return rows
 
     def _row(

@@ -7,6 +7,9 @@ A file that is written again within one tick of the kernel's clock keeps its tim
 status changed later than shortly before this cache was loaded is not remembered: a later change
 might be invisible (git calls such entries racily clean). The change time decides, since no program
 can set it back.
+
+Only files without extended attributes that count are remembered, so a digest from here says as well
+that there are none: setting one changes the change time.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 KIND = "statcache"
 GRAIN_NS = 20_000_000  # two ticks at the coarsest clock Linux has (CONFIG_HZ=100)
-_MAGIC = b"bgstat1\0"
+_MAGIC = b"bgstat2\0"
 _HEAD = struct.Struct("<8sII")  # magic, number of entries, bytes of names
 _STAT = struct.Struct("<QqqQI")  # size, mtime_ns, ctime_ns, inode, mode
 _WIDTH = _STAT.size
@@ -94,7 +97,7 @@ class StatCache:
     def put(self, path: str, stat: FileStat, digest: Digest) -> None:
         """Remember a digest, unless the file changed too recently for its times to say so.
 
-        `stat` is what was seen before the bytes were read.
+        `stat` is what was seen before the bytes were read. Not for files with attributes.
         """
         if stat.ctime_ns < self._trusted_before:
             self._fresh[path] = (_pack(stat), digest)

@@ -101,6 +101,26 @@ def test_one_changed_file_is_the_only_one_hashed_again(place: Place) -> None:
 
 
 @needs_strace
+def test_files_are_asked_for_attributes_when_they_are_open(place: Place) -> None:
+    for number in range(2):
+        (place.src / "f007.txt").write_text(f"changed {number}\n")
+        trace = place.traced("listxattr,llistxattr,flistxattr")
+        assert not _by_file(trace)
+        assert trace.count("flistxattr") == (1 if number else FILES)
+
+
+@needs_strace
+def test_files_of_a_stage_are_looked_at_once_and_opened_twice(place: Place) -> None:
+    place.dockerfile("FROM scratch AS a", "COPY src /src", "FROM scratch", "COPY --from=a /src /d")
+    trace = place.traced("openat,openat2,newfstatat,listxattr,llistxattr")
+    names = [
+        name for line in trace.splitlines() if "O_CREAT" not in line for name in _by_file(line)
+    ]
+    # In the context and in the stage: seen, hashed, copied.
+    assert set(collections.Counter(names).values()) == {6}
+
+
+@needs_strace
 @pytest.mark.kernel
 @pytest.mark.skipif(BUSYBOX is None or os.geteuid() != 0, reason="needs busybox, and root")
 def test_each_run_step_starts_the_same_few_processes(place: Place) -> None:

@@ -94,7 +94,7 @@ def test_nothing_learnt_is_nothing_written(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [b"", b"x", b"bgstat1\0", b"bgstat1\0" + b"\xff" * 100, bytes(500)]
+    "table", [b"", b"x", b"bgstat2\0", b"bgstat2\0" + b"\xff" * 100, bytes(500)]
 )
 def test_a_table_that_is_damaged_is_an_empty_one(store: Store, table: bytes) -> None:
     store.put_record(KIND, ROOT, table)
