@@ -441,17 +441,16 @@ class ContextTree(Closing):
         )
 
 
-<<<<<<< Updated upstream
 def kind_of(mode: int) -> Kind:
     """Return the type of an entry from its st_mode."""
     return _KINDS[mode & 0o170000]
-=======
+
+
 def _blocks_read() -> int:
     """Return how much this thread has read from disks; waiting for a processor does not count."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
->>>>>>> Stashed changes
 
 
 def _row(name: str, stat: FileStat) -> Row:
