@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 
 from buildgraph.cli.escape import clip, no_commands, safe, width
@@ -137,6 +138,15 @@ def _one(error: BuildgraphError, paint: _Paint) -> Iterator[str]:
         yield f"{paint(_CYAN, 'replay:')} {_text(error.replay)}"
 
 
+def without_logins(where: Location) -> Location:
+    """Return a place whose line shows no login of a URL; its columns stay where they are."""
+    if "@" not in where.text:
+        return where
+    from buildgraph.transport.urls import mask_logins  # of few lines, so it is rarely loaded
+
+    return replace(where, text=mask_logins(where.text))
+
+
 def _text(text: str) -> str:
     """Return words of ours with pieces of theirs; lines after the first are indented."""
     return no_commands(safe(text, newlines=True)).replace("\n", "\n  ")
@@ -161,7 +171,7 @@ def _caret(where: Location, room: int) -> tuple[str, str]:
 
     A long line is cut around the place, so that both fit into `room` columns.
     """
-    text = where.text.rstrip("\r\n")
+    text = without_logins(where).text.rstrip("\r\n")
     if not where.column:
         body = text.strip()
         shown = clip(_visible(text.rstrip()), room)

@@ -39,8 +39,9 @@ from typing import Any, Final, TextIO
 
 from buildgraph import events as ev
 from buildgraph.cli import words
+from buildgraph.cli.console import without_logins
 from buildgraph.cli.writer import Writer
-from buildgraph.errors import BuildFailed, BuildgraphError, InputErrors
+from buildgraph.errors import BuildFailed, BuildgraphError, InputErrors, Location
 
 _ENDS: Final = (ev.NodeFinished, ev.NodeFailed, ev.NodeCancelled)
 
@@ -111,7 +112,7 @@ def error_fields(error: BuildgraphError) -> dict[str, Any]:
         "kind": type(error).__name__,
         "exit_code": error.exit_code,
         "message": error.message,
-        "where": dataclasses.asdict(error.where) if error.where else None,
+        "where": dataclasses.asdict(without_logins(error.where)) if error.where else None,
         "hint": error.hint,
     }
     if isinstance(error, BuildFailed):
@@ -131,8 +132,8 @@ def _fields(event: ev.Event) -> dict[str, Any]:
         value = getattr(event, field.name)
         if isinstance(value, BuildgraphError):
             value = error_fields(value)
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = dataclasses.asdict(value)
+        elif isinstance(value, Location):
+            value = dataclasses.asdict(without_logins(value))
         elif isinstance(value, float):
             value = round(value, 6)
         row[field.name] = value

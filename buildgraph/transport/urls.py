@@ -132,6 +132,11 @@ def strip_logins(text: str) -> str:
     return _LOGIN.sub(r"\1", text)
 
 
+def mask_logins(text: str) -> str:
+    """Return a text as long as before, with stars for the login in every URL."""
+    return _LOGIN.sub(lambda m: m[1] + "*" * (len(m[0]) - len(m[1]) - 1) + "@", text)
+
+
 def is_loopback_name(host: str) -> bool:
     """Say whether a host is `localhost` or a literal loopback address, and no look-alike (A34)."""
     if host == "localhost":

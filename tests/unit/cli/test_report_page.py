@@ -18,7 +18,9 @@ import pytest
 
 from buildgraph import events as ev
 from buildgraph.cli import report_data
+from buildgraph.cli.console import render_error
 from buildgraph.cli.course import Course
+from buildgraph.cli.progress_json import JsonScreen
 from buildgraph.cli.progress_plain import QuietScreen
 from buildgraph.cli.readers import ReaderFiles, open_readers
 from buildgraph.cli.report_page import page
@@ -179,6 +181,21 @@ def test_of_very_many_steps_those_that_matter_are_shown() -> None:
     assert seen.data()["nodes"] == many
     assert "500 more are not listed" in seen.text
     assert f"{many:,} steps are more than a page can draw" in seen.text
+
+
+def test_a_line_of_a_dockerfile_shows_no_login() -> None:
+    line = "ADD https://me:secret@example.com/x /"
+    where = Location("Dockerfile", 2, 5, 38, line)
+    text = render_error(InputError("no", where))
+    assert "secret" not in text
+    event = ev.NodeFinished(0.0, 0, "//a", "ADD", True, 0.0, where=where)
+    out = io.StringIO()
+    screen = JsonScreen(out)
+    screen(event)
+    screen(ev.NodeFailed(0.0, 0, "//a", "ADD", 0.0, InputError("no", where)))
+    screen.close()
+    assert "secret" not in out.getvalue()
+    assert "https://*********@example.com" in out.getvalue()
 
 
 def test_nothing_of_it_is_loaded_unasked() -> None:

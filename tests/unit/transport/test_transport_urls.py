@@ -13,6 +13,7 @@ from buildgraph.transport.urls import (
     Origin,
     follow,
     is_loopback_name,
+    mask_logins,
     parse_url,
     strip_logins,
 )
@@ -63,6 +64,8 @@ def test_no_message_holds_a_login() -> None:
     assert "secret" not in str(caught.value)
     text = "ADD https://me:s@cret@host/x http://tok@h/ git+ssh://a:b@c/d https://h/@x /"
     assert strip_logins(text) == "ADD https://host/x http://h/ git+ssh://c/d https://h/@x /"
+    assert len(mask_logins(text)) == len(text)
+    assert mask_logins("ADD https://me:pw@h/@x /") == "ADD https://*****@h/@x /"
     assert "secret" not in repr(Headers({"Authorization": "secret"}))
 
 
