@@ -30,6 +30,7 @@ from typing import Final, TextIO
 
 from buildgraph import __version__
 from buildgraph.cli.progress_json import JsonScreen, error_fields, json_line
+from buildgraph.cli.textfile import cannot_write
 from buildgraph.errors import BuildgraphError, HostError, InputError
 from buildgraph.events import Event
 
@@ -96,5 +97,5 @@ def _begun(path: str, line: str) -> TextIO:
             file.close()
             raise
     except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     return file

@@ -6,10 +6,19 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
 from collections.abc import Iterable
 from typing import Literal
 
 from buildgraph.errors import HostError
+
+
+def cannot_write(path: str, error: OSError) -> HostError:
+    """Return the error for a file that cannot be written, and what to do where that is known."""
+    above = os.path.dirname(path)
+    missing = bool(above) and not os.path.lexists(above)
+    hint = f"mkdir -p {shlex.quote(above)}" if missing else None
+    return HostError(f"cannot write {path}: {error.strerror}", hint=hint)
 
 
 def write_text(path: str, text: str, mode: Literal["w", "a"] = "w") -> None:
@@ -21,7 +30,7 @@ def write_text(path: str, text: str, mode: Literal["w", "a"] = "w") -> None:
         with open(path, mode, encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
 
 
 def check_writable(path: str) -> None:
@@ -37,7 +46,7 @@ def check_writable(path: str) -> None:
             os.close(descriptor)
             os.unlink(path)
     except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
 
 
 def replace_text(path: str, parts: Iterable[str]) -> None:
@@ -68,4 +77,4 @@ def replace_text(path: str, parts: Iterable[str]) -> None:
                 os.unlink(beside)
             raise
     except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
