@@ -280,6 +280,79 @@ def test_a_rule_has_the_limits_of_a_boxfile(text: str, message: str) -> None:
         read_rule(text, "r/x.rule.yaml", "x")
 
 
+BESIDE = """\
+doc: x
+attributes:
+  port: {type: int, doc: p}
+  more: {type: list, doc: m}
+  base: {type: label, doc: b}
+image:
+  contexts: {base: "{{ base or beside.base }}"}
+  srcs: ["*.c", "{{ more }}", "{{ more | join('+') }}", "{{ ['x', 'y'] if port else [] }}"]
+dockerfile: FROM base
+targets:
+  base:
+    when: "{{ not base }}"
+    dockerfile_inline: FROM scratch
+  smoke:
+    when: "{{ port is number }}"
+    rule: smoke
+    services: {app: {image: "{{ self }}"}}
+    checks: [{tcp: "app:{{ port }}"}]
+"""
+
+
+def test_further_targets_on_a_condition_and_lists_in_lists(write: Write) -> None:
+    root = write(
+        {
+            "Boxfile.yaml": ROOT,
+            "tools/rules/r.rule.yaml": BESIDE,
+            "a/Boxfile.yaml": "targets:\n"
+            "  a: {rule: r, port: 80, more: [b.h, '{x}']}\n"
+            "  b: {rule: r, base: a}\n"
+            "  m: {rule: r, matrix: {n: [1]}}\n",
+        }
+    )
+    workspace = Workspace.open(root)
+    assert [label.name for label in workspace.expand(["//a:all"])] == [
+        "a", "a.base", "a.smoke", "b", "m", "m@n=1", "m.base@n=1", "m.base",
+    ]  # fmt: skip
+    image = image_target(workspace.target(Label("a", "a")))
+    assert str(image.contexts[0].ref.label) == "//a:a.base"  # type: ignore[union-attr]
+    assert workspace.target(Label("a", "a")).texts("srcs") == (
+        "*.c", "b.h", "{x}", "b.h+{x}", "x", "y",
+    )  # fmt: skip
+    assert workspace.target(Label("a", "b")).texts("srcs") == ("*.c", "")
+    image = image_target(workspace.target(Label("a", "m@n=1")))
+    assert str(image.contexts[0].ref.label) == "//a:m.base@n=1"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{{ not base }}", "{{ port }}", "when: expected true or false, found '80'"),
+        ("{{ not base }}", "{{ nobody }}", "there is no 'nobody' here"),
+        ("{{ more }}", "{{ mor }}", "there is no 'mor' here"),
+        ("{{ more }}", "a {{ more }}", "expected a text, found a list"),
+        ("{{ base or beside.base }}", "{{ beside.bas }}", "there is no 'beside.bas'"),
+        ("port: {type", "beside: {type", "attributes: 'beside' is taken"),
+    ],
+)
+def test_mistakes_of_conditions_and_lists(old: str, new: str, message: str, write: Write) -> None:
+    root = write(
+        {
+            "Boxfile.yaml": ROOT,
+            "tools/rules/r.rule.yaml": BESIDE.replace(old, new),
+            "a/Boxfile.yaml": "targets:\n  a: {rule: r, port: 80}\n",
+        }
+    )
+    with pytest.raises(InputError) as caught:
+        Workspace.open(root).expand(["//a:all"])
+    errors = getattr(caught.value, "errors", (caught.value,))
+    assert errors[0].message.startswith(message)
+    assert errors[0].where.path == "tools/rules/r.rule.yaml"
+
+
 def test_rules_are_read_when_somebody_asks(write: Write, shown: Shown) -> None:
     root = write(
         service(
