@@ -278,7 +278,8 @@ class Builder:
             try:
                 key = self._identifier.key(node, parent, sources, progress)
             except BuildgraphError as error:
-                if node.id in self._begun and not isinstance(error, Interrupted):
+                looks_again = isinstance(error, ChangedWhileReading) and node.id not in self._again
+                if not looks_again and not isinstance(error, Interrupted):
                     self._failed(node, time.monotonic() - begun, error)
                 raise
             self._keys[node.id] = key

@@ -114,6 +114,19 @@ def test_nothing_is_written_where_nothing_is_built(who: Bench) -> None:
     assert "cannot write no/x.json: No such file or directory" in said
 
 
+def test_a_step_without_a_key_is_told_of_as_one_that_failed(who: Bench) -> None:
+    directory = who.directory({}, "FROM scratch\nCOPY missing /\nCOPY Dockerfile /\n")
+    words = ["--events", "m.jsonl", "--profile", "m.json", "--report", "m.html"]
+    said = who.run("build", directory, *words, expect=2).stderr
+    assert said.count("'missing' not found") == 1
+    steps, about = traced(who, "m.json")
+    assert steps["COPY missing /"]["args"]["verdict"] == "failed"
+    assert len(about["errors"]) == 1
+    rows = [json.loads(line) for line in who.workspace.read("m.jsonl").splitlines()]
+    assert [row["event"] for row in rows].count("node_failed") == 1
+    assert "a step it stands on failed" in who.workspace.read("m.html")
+
+
 @pytest.fixture(scope="module")
 def browsed() -> Iterator[Page]:
     with browser() as opened:
