@@ -90,7 +90,7 @@ def _one(
     if name == "packages":
         return _mapping("package", {p[0]: p[1] for p in old}, {p[0]: p[1] for p in new})
     if name == "destination":
-        return _mapping("destination", old or {}, new or {})
+        return _destination(old or {}, new or {})
     if name == "mounts":
         return [Reason("a mount", _short(old), _short(new))]
     return [Reason(_WORDS.get(name, name), _short(old), _short(new))]
@@ -102,6 +102,29 @@ def _mapping(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[
         for key in sorted({*old, *new})
         if _plain(old.get(key)) != _plain(new.get(key))
     ]
+
+
+def _destination(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Reason]:
+    """Say what is different about the place that files are put into, see `DestFacts`."""
+    before, after = _place(old), _place(new)
+    return [
+        Reason(what, before.get(what, ""), after.get(what, ""))
+        for what in sorted({*before, *after})
+        if before.get(what) != after.get(what)
+    ]
+
+
+def _place(facts: Mapping[str, Any]) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for path, mode, uid, gid, xattrs in facts.get("parents", ()):
+        told[f"directory /{path}"] = f"{mode:o} {uid}:{gid}"
+        told |= {f"attribute {name} of /{path}": _short(value) for name, value in xattrs}
+    if "path" in facts:
+        slash = "/" if facts["path"] and facts.get("into") else ""
+        told["the destination"] = f"/{facts['path']}{slash}"
+    if facts.get("owner") is not None:
+        told["the owner"] = ":".join(map(str, facts["owner"]))
+    return told
 
 
 def _files(

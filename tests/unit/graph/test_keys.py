@@ -147,6 +147,27 @@ def test_differences_name_the_file() -> None:
     )
 
 
+def test_differences_name_the_place_that_files_go_to() -> None:
+    copy = CopyOp(ContextSource(0), ("a",), (), "/x")
+    root = ["srv", 0o755, 0, 0, []]
+    file = {"path": "srv/a", "into": False, "parents": [root], "owner": None}
+    other = {
+        "path": "srv/a",
+        "into": True,
+        "parents": [["srv", 0o700, 0, 9, [["user.a", "31"]]], ["srv/a", 0o755, 0, 0, []]],
+        "owner": [1, 2],
+    }
+    old, new = (copy_key(copy, 1, "t1", facts).preimage for facts in (file, other))
+    assert list(map(str, differences(old, new))) == [
+        "attribute user.a of /srv: new, 31",
+        "directory /srv: 755 0:0 -> 700 0:9",
+        "directory /srv/a: new, 755 0:0",
+        "the destination: /srv/a -> /srv/a/",
+        "the owner: new, 1:2",
+    ]
+    assert differences(old, old) == ()
+
+
 def test_lists_read_back_from_json_are_the_same_as_tuples() -> None:
     assert make_key({"a": (1, 2)}).digest == make_key({"a": [1, 2]}).digest
     assert differences({"kind": "run", "args": ["x"]}, {"kind": "run", "args": ("x",)}) == ()
