@@ -129,7 +129,7 @@ function drawNow(){const W=tl.clientWidth,k=W/(t1-t0),x=t=>(t-t0)*k;
    const a=Math.max(left,-4),w=Math.max(Math.min(right,W+4)-a,2);
    if(w<=2)edge=a+2;
    const e=make('div','sp '+(s.own?s.own.verdict:s.ok?s.kind:'failed'));
-   if(w<12)e.classList.add('thin');else e.textContent=s.name;
+   if(w<12)e.classList.add('thin');else e.textContent=s.own?s.name+' · '+s.own.label:s.name;
    if(s.own&&critical.has(s.own.node))e.classList.add('c');
    if(keep!==null&&!(s.step?keep.has(s.step.i):matches(s)))e.classList.add('dim');
    if(s.i===cur)e.classList.add('cur');

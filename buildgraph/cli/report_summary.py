@@ -234,8 +234,9 @@ def _way(contents: Contents) -> Iterator[str]:
     for step in way:
         if step in slowest:
             yield (
-                f'<button class="link title clip" data-node="{step.node}" '
-                f'title="{shown(step.label)}">{shown(step.title)}</button>'
+                f'<div><button class="link title clip" data-node="{step.node}">'
+                f"{shown(step.title)}</button>"
+                f'<span class="quiet">{shown(step.label)}</span></div>'
                 f"<span>{duration(step.seconds)}</span>"
                 f'<i style="width:{100 * step.seconds / longest:.1f}%"></i>'
             )
