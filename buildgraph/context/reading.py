@@ -100,6 +100,13 @@ def cannot_read(path: str, error: OSError) -> HostError | InputError:
     return HostError(f"cannot read {shown}: {error.strerror}")
 
 
+def blocks_read() -> int:
+    """Return how much this thread has read from disks; waiting for a processor does not count."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
+
+
 class Reader:
     """Opens and hashes regular files; remembers whether the access time may be left alone."""
 
@@ -121,6 +128,14 @@ class Reader:
             os.close(fd)
             raise changed(path, "its size or times are not what they were")
         return fd
+
+    def read_ahead(self, directory: int, name: str) -> None:
+        """Have the kernel begin to read a file, without waiting for it. Raises OSError."""
+        fd = self._open(directory, name)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
 
     def _open(self, directory: int, name: str) -> int:
         try:

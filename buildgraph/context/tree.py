@@ -16,6 +16,7 @@ bits stay as they are. Of the extended attributes `user.*` (but not overlayfs' o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat as bits
@@ -29,7 +30,7 @@ from buildgraph.closing import Closing
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Observation, Row, fingerprint, settled
 from buildgraph.context.parallel import halves, in_threads
-from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
+from buildgraph.context.reading import Reader, blocks_read, cannot_read, changed, kept_xattrs
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import FileStat, Kind, name_order
 from buildgraph.rootpath import Root
@@ -49,8 +50,7 @@ _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _YOUNG_NS: Final = 100_000_000  # no single write(2) to a file we also read lasts longer
 _BIG: Final = 256 << 10
-_PROBE: Final = 256  # files hashed first, to see whether their bytes come from the disk
-_DISK_THREADS: Final = 4
+_BATCH: Final = 256  # small files that are read ahead together
 
 
 class StatCache(Protocol):
@@ -359,34 +359,51 @@ class ContextTree(Closing):
         return stat
 
     def _hash_missing(self, stats: Mapping[str, FileStat]) -> dict[str, Digest]:
-        """Hash files, in as many threads as help.
+        """Hash files: small ones in one thread, big ones beside it or in two.
 
-        Small files cost system calls and interpreter time, which threads only fight over
-        (measured, 40,000 of 5 kB: 0.35 s alone, 0.42 s by two), unless the bytes come from the
-        disk (2.6 s alone, 1.3 s by four). Big files cost sha256, which needs no lock.
+        Small files cost system calls and interpreter time, which threads only fight over. Big ones
+        cost sha256, which needs no lock.
         """
         small = [path for path, stat in stats.items() if stat.size < _BIG]
         big = [path for path, stat in stats.items() if stat.size >= _BIG]
+        jobs = [partial(self._hash_small, small)] if small else []
+        shares = [big] if small else halves(big, [stats[path].size for path in big])
+        jobs += [partial(self._hash_all, share) for share in shares if share]
         out: dict[str, Digest] = {}
-        parts = 1
-        if len(small) > 4 * _PROBE:
-            probe, small = small[:_PROBE], small[_PROBE:]
-            before = _blocks_read()
-            self._hash_into(probe, out)
-            parts = _DISK_THREADS if _blocks_read() > before else 1
-        size = -(-len(small) // parts)
-        jobs = [small[at * size : (at + 1) * size] for at in range(parts)]
-        jobs += [big] if small else halves(big, [stats[path].size for path in big])
-        for found in in_threads([partial(self._hash_all, job) for job in jobs if job]):
+        for found in in_threads(jobs):
             out.update(found)
         return out
 
-    def _hash_all(self, paths: Sequence[str]) -> dict[str, Digest]:
+    def _hash_small(self, paths: Sequence[str]) -> dict[str, Digest]:
+        """Hash files some hundreds at a time, which are read ahead while they come from a disk.
+
+        Measured, 40,000 of 5 kB that are not in memory: 2.8 s one by one, 1.9 s (and 2.9 s of
+        processor time) in four threads, 0.8 s (0.7 s) so.
+        """
         out: dict[str, Digest] = {}
-        self._hash_into(paths, out)
+        from_disk = False
+        for at in range(0, len(paths), _BATCH):
+            batch = paths[at : at + _BATCH]
+            before = blocks_read()
+            if from_disk:
+                self._read_ahead(batch)
+            out.update(self._hash_all(batch))
+            from_disk = blocks_read() > before
         return out
 
-    def _hash_into(self, paths: Sequence[str], out: dict[str, Digest]) -> None:
+    def _read_ahead(self, paths: Sequence[str]) -> None:
+        """Have the kernel begin to read files; whoever hashes them says what is wrong with one."""
+        for parent, names in _by_directory(paths):
+            with contextlib.suppress(OSError):
+                directory = self._open_dir(parent)
+                try:
+                    for _, name in names:
+                        self._reader.read_ahead(directory, name)
+                finally:
+                    os.close(directory)
+
+    def _hash_all(self, paths: Sequence[str]) -> dict[str, Digest]:
+        out: dict[str, Digest] = {}
         horizon = time.time_ns() - _YOUNG_NS
         for parent, names in _by_directory(paths):
             try:
@@ -404,6 +421,7 @@ class ContextTree(Closing):
                         self._young.add(path)
             finally:
                 os.close(directory)
+        return out
 
     # --- what has been looked at -----------------------------------------------------------
 
@@ -444,13 +462,6 @@ class ContextTree(Closing):
 def kind_of(mode: int) -> Kind:
     """Return the type of an entry from its st_mode."""
     return _KINDS[mode & 0o170000]
-
-
-def _blocks_read() -> int:
-    """Return how much this thread has read from disks; waiting for a processor does not count."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
 
 
 def _row(name: str, stat: FileStat) -> Row:

@@ -12,7 +12,7 @@ import pytest
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Observation
-from buildgraph.context.reading import ChangedWhileReading
+from buildgraph.context.reading import ChangedWhileReading, Reader
 from buildgraph.context.tree import ContextTree, NoStatCache
 from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.filetree import FileStat, Kind
@@ -104,19 +104,45 @@ def test_big_and_small_files_together(root: Path) -> None:
         assert tree.hash_many(big) == {name: want[name] for name in big}
 
 
-def test_many_files_are_hashed_alike_in_any_number_of_threads(
+def test_many_files_are_hashed_alike_when_they_are_read_ahead(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     want = {}
     for n in range(1500):
-        (root / f"n{n}").write_bytes(b"%d" % n)
-        want[f"n{n}"] = sha256_digest(b"%d" % n)
+        (root / f"n{n:04}").write_bytes(b"%d" % n)
+        want[f"n{n:04}"] = sha256_digest(b"%d" % n)
     blocks = iter(range(100_000))
+    ahead: list[str] = []
+    read_ahead = Reader.read_ahead
     with open_tree(root) as tree:
         assert tree.hash_many(want) == want
-    monkeypatch.setattr("buildgraph.context.tree._blocks_read", lambda: next(blocks))
+
+    def noted(reader: Reader, directory: int, name: str) -> None:
+        ahead.append(name)
+        read_ahead(reader, directory, name)
+
+    monkeypatch.setattr(Reader, "read_ahead", noted)
+    monkeypatch.setattr("buildgraph.context.tree.blocks_read", lambda: next(blocks))
     with open_tree(root) as tree:
         assert tree.hash_many(want) == want
+    assert ahead == list(want)[256:]
+
+
+@pytest.mark.parametrize("becomes", ["pipe", "nothing"])
+def test_reading_ahead_says_nothing_of_a_file_that_is_gone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    for n in range(300):
+        (root / f"n{n:03}").write_bytes(b"%d" % n)
+    blocks = iter(range(100_000))
+    monkeypatch.setattr("buildgraph.context.tree.blocks_read", lambda: next(blocks))
+    with open_tree(root) as tree:
+        files = [name for name in names(tree) if name.startswith("n")]
+        (root / "n290").unlink()
+        if becomes == "pipe":
+            os.mkfifo(root / "n290")
+        with pytest.raises(ChangedWhileReading, match="n290"):
+            tree.hash_many(files)
 
 
 def test_the_stat_cache_is_asked_first_and_told_after(root: Path) -> None:
