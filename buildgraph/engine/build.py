@@ -107,6 +107,7 @@ class Builder:
         self._want_directory = needs_directory(graph)
         self._guard = threading.Lock()
         self._reasons: dict[int, tuple[Reason, ...]] = {}
+        self._made: dict[str, tuple[Reason, ...]] = {}  # by key: why this build made it
         # Of what is under way: who took it up and when; of deliveries that failed, for how long.
         self._taken: dict[int, tuple[int | None, float]] = {}
         self._spent: dict[int, float] = {}
@@ -337,6 +338,9 @@ class Builder:
             return False
         parent = self._parent(node)
         chain = parent if record.layer is None else parent.push(record.layer)
+        if (why := self._made.get(key.digest)) is not None:  # of another node, which is the same
+            slots = self._graph.slots(node)
+            records.save_slots(self._store, slots, key.digest, record.seconds, why)
         self._finish(node, Outcome(chain, record.layer, True, key.digest, record.seconds))
         return True
 
@@ -402,7 +406,8 @@ class Builder:
             raise
         seconds = time.monotonic() - begun
         records.save_node(self._store, key, layer, seconds)
-        records.save_slot(self._store, node.slot, key.digest, seconds, reasons)
+        records.save_slots(self._store, self._graph.slots(node), key.digest, seconds, reasons)
+        self._made[key.digest] = reasons
         parent = self._parent(node)
         chain = parent if layer is None else parent.push(layer)
         self._finish(node, Outcome(chain, layer, False, key.digest, seconds))

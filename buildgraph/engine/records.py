@@ -14,6 +14,7 @@ smoke.verdict.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,16 +80,21 @@ def load_slot(store: Store, slot: str) -> SlotRecord | None:
     return SlotRecord(value["key"], value["seconds"], reasons)
 
 
-def save_slot(
-    store: Store, slot: str, key: Digest, seconds: float, reasons: tuple[Reason, ...]
+def save_slots(
+    store: Store, slots: Sequence[str], key: Digest, seconds: float, reasons: tuple[Reason, ...]
 ) -> None:
-    """Remember what was built at `slot` and why."""
-    value = {
-        "key": key,
-        "seconds": round(seconds, 4),
-        "reasons": [[r.what, r.old, r.new] for r in reasons],
-    }
-    store.put_record("slot", slot, canonical(value))
+    """Remember what was built at `slots` and why."""
+    value = canonical(
+        {
+            "key": key,
+            "seconds": round(seconds, 4),
+            "reasons": [[r.what, r.old, r.new] for r in reasons],
+        }
+    )
+    if len(slots) == 1:
+        store.put_record("slot", slots[0], value)
+    else:
+        store.put_records("slot", [(slot, value, ()) for slot in slots])
 
 
 def save_listing(store: Store, tree: str, rows: bytes) -> None:

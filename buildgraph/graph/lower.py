@@ -140,6 +140,7 @@ class Lowering:
         self._nodes: list[Node] = []
         # By hash: a tuple to compare with would take as much room as the node itself.
         self._known: dict[int, int] = {}
+        self._shared: dict[int, list[str]] = {}
         self._environments: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
         self._contexts: list[ContextSpec] = []
         self._context_ids: dict[ContextSpec, int] = {}
@@ -148,7 +149,7 @@ class Lowering:
 
     def graph(self) -> NodeGraph:
         """Return everything added so far."""
-        return NodeGraph(tuple(self._nodes), tuple(self._contexts))
+        return NodeGraph(tuple(self._nodes), tuple(self._contexts), self._shared)
 
     def add_packages(
         self,
@@ -447,13 +448,10 @@ class Lowering:
         mark = hash((op, platform, inputs, contexts, asker)) & _MARK
         while (index := self._known.get(mark)) is not None:
             node = self._nodes[index]
-            if (
-                node.inputs == inputs
-                and node.op == op
-                and node.platform == platform
-                and _contexts_of(node.op) == contexts
-                and _asker(node.op, node.label) == asker
-            ):
+            alike = (node.inputs, node.op, node.platform) == (inputs, op, platform)
+            if alike and (_contexts_of(node.op), _asker(node.op, node.label)) == (contexts, asker):
+                if slot != node.slot:
+                    self._shared.setdefault(index, []).append(slot)
                 return index
             mark = (mark + 1) & _MARK
         index = self._known[mark] = len(self._nodes)

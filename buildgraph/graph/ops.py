@@ -7,7 +7,7 @@ depend on where the workspace lies or when the build runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -197,10 +197,18 @@ class ContextSpec:
 
 @dataclass(frozen=True, slots=True)
 class NodeGraph:
-    """Nodes in topological order; `nodes[i].id == i`."""
+    """Nodes in topological order; `nodes[i].id == i`.
+
+    `shared` has the other slots of a node that is a step of several targets or stages.
+    """
 
     nodes: tuple[Node, ...]
     contexts: tuple[ContextSpec, ...]
+    shared: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+    def slots(self, node: Node) -> tuple[str, ...]:
+        """Return every position at which a node stands."""
+        return (node.slot, *self.shared.get(node.id, ()))
 
     def needs(self) -> list[Sequence[int]]:
         """Return for each node the nodes that it needs."""

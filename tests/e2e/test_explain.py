@@ -118,13 +118,35 @@ def test_names_cannot_drive_the_terminal(project: Project) -> None:
         assert "red" in said
 
 
-def test_a_step_that_another_target_made_is_said_to_be_one(workspace: Workspace) -> None:
+def shared(workspace: Workspace) -> None:
+    """Write targets a and b that have one step, and c with one that comes to the same."""
     workspace.write("lib/f", "1")
     workspace.write("lib/Dockerfile", "FROM scratch\nCOPY f /made\n")
     for name in ("a", "b"):
         workspace.write(f"{name}/Dockerfile", "FROM scratch\nCOPY --from=lib made /f\n")
         workspace.write(f"{name}/Boxfile.yaml", "contexts: {lib: '//lib'}\n")
+    # Another node, which comes to the same: known when it is reached.
+    workspace.write("c/Dockerfile", "FROM scratch\nCOPY --from=lib /made /f\n")
+    workspace.write("c/Boxfile.yaml", "contexts: {lib: '//lib'}\n")
     workspace.write("Boxfile.yaml", "workspace:\n")
-    assert len(workspace.build("//...").built) == 2, "a and b have one step"
-    said = {workspace.run("explain", f"//{name}").stdout.splitlines()[-1] for name in ("a", "b")}
-    assert said == {"    not built here before", "    made as a step of another target"}
+
+
+def test_targets_that_share_a_step_all_know_why_it_is_made(workspace: Workspace) -> None:
+    shared(workspace)
+    assert len(workspace.build("//...").built) == 2, "a, b and c have one step"
+    workspace.write("lib/f", "2")
+    workspace.build("//lib")
+    for name in ("a", "b", "c"):
+        assert "file made: sha256:" in workspace.run("plan", f"//{name}").stdout
+    workspace.build("//...")
+    for name in ("a", "b", "c"):
+        said = workspace.run("explain", f"//{name}").stdout.splitlines()
+        assert said[-1].startswith("    file made: sha256:"), said
+
+
+def test_a_step_that_another_target_made_before_is_said_to_be_one(workspace: Workspace) -> None:
+    shared(workspace)
+    workspace.build("//a")
+    assert workspace.build("//b").built == []
+    said = workspace.run("explain", "//b").stdout.splitlines()
+    assert said[-1] == "    made as a step of another target"

@@ -147,7 +147,7 @@ def save_verdict(
         "checks": [[name, round(spent, 4)] for name, spent in checks],
     }
     store.put_record("smoke", key.digest, canonical(value), seconds=seconds)
-    records.save_slot(store, slot_of(label), key.digest, seconds, ())
+    records.save_slots(store, [slot_of(label)], key.digest, seconds, ())
 
 
 def slot_of(label: str) -> str:
