@@ -66,7 +66,7 @@ class Check:
         if self._damage:
             session.index.reset()
         sweep(session.layout, session.disk)
-        self._each("blobs", list(blob_sizes(session.layout)), self._blob)
+        self._each("blobs", [name for name, _ in blob_sizes(session.layout)], self._blob)
         self._each("snapshots", list(snapshot_sizes(session)), self._snapshot)
         rows = session.index.read(lambda connection: list(scan(connection)))
         self._each("records", rows, self._record)

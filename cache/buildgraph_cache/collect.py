@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import host_error
@@ -20,19 +22,19 @@ from buildgraph_cache.layout import RESERVE_BYTES, is_full, make_reserve, releas
 from buildgraph_cache.leases import floor as oldest_lease
 from buildgraph_cache.locks import file_lock, sweep_locks, try_flock
 from buildgraph_cache.mount_care import remove_mount
-from buildgraph_cache.objects import key_bytes
-from buildgraph_cache.plan import Plan, Reach, RecordRow, plan_removal
+from buildgraph_cache.plan import NOT_THERE, Marks, Plan, Reach, RecordRow, mark_of, plan_removal
 from buildgraph_cache.records import scan
 from buildgraph_cache.removal import delete_tree, disk_usage
 from buildgraph_cache.scratch import Scratch, sweep
 from buildgraph_cache.session import Session
 from buildgraph_cache.shelf import DOOMED, Shelf
-from buildgraph_cache.usage import LOOSE, DuReport, blob_sizes, mounts, snapshot_sizes, usage
+from buildgraph_cache.usage import LOOSE, DuReport, mounts, object_sizes, usage
 
-# Objects in one transaction. Every batch reads all records again, so smaller ones would not make
-# builds wait less for the index, only more often.
+# Objects in one transaction. A batch may have to read all records again, so smaller ones would not
+# make builds wait less for the index, only more often.
 _BATCH = 2000
 _ROUNDS = 4
+_NAMES = "SELECT name FROM objects WHERE name>? ORDER BY name LIMIT ?"
 _LOOSE_AGE = {"partial": 86_400, "failed": 7 * 86_400, "quarantine": 7 * 86_400, "logs": 2_592_000}
 
 
@@ -78,6 +80,7 @@ class Collector:
         self._stuck: list[str] = []
         self._readers = False
         self._floor = 0
+        self._now = _Now()
 
     def run(self) -> GcReport:
         """Collect, and say what came of it."""
@@ -158,11 +161,15 @@ class Collector:
     def _round(self) -> bool:
         """Plan once and carry it out; return whether another round may find more."""
         session = self._session
-        sizes = {**blob_sizes(session.layout), **snapshot_sizes(session)}
-        reach, known = self._reach()
         self._floor = session.index.write(lambda c: oldest_lease(c, session.layout))
-        sizes = {name: size for name, size in sizes.items() if name in known}
-        self._add_mounts(reach, sizes)
+        caches = self._mounts()
+        reach = self._reach(caches)
+        numbers = {reach.number(name): name for name in caches}
+        sizes = array("q", [NOT_THERE]) * len(reach.marks)
+        for name, size in chain(object_sizes(session), ((n, s) for n, (s, _) in caches.items())):
+            number = reach.number(name)
+            if number >= 0 and reach.known[number]:
+                sizes[number] = size
         excess = None
         if self._max_bytes is not None:
             session.index.shrink()  # or the log of our own deletions would count as too much
@@ -170,11 +177,11 @@ class Collector:
             if not os.path.exists(f"{session.layout.reserve}/0"):
                 total += RESERVE_BYTES  # it comes back at the end
             excess = max(0, total - self._max_bytes)
-        plan = plan_removal(reach, sizes, self._floor, self._aged(), excess)
-        if not plan.objects and not plan.records:
+        plan = plan_removal(reach, sizes, self._floor, self._aged(), excess, set(numbers))
+        if not plan.objects and not any(plan.records):
             return False
         done = self._objects + self._records + self._loose
-        self._carry_out(plan, reach)
+        self._carry_out(plan, reach, numbers)
         return excess is not None and self._objects + self._records + self._loose > done
 
     def _aged(self) -> int:
@@ -186,31 +193,56 @@ class Collector:
         )
         return int(row[0]) if row is not None and row[0] is not None else 0
 
-    def _reach(self) -> tuple[Reach, dict[str, int]]:
-        records = self._session.index.read(lambda connection: list(scan(connection)))
-        objects = dict(self._session.index.rows("SELECT name, used_seq FROM objects"))
-        return Reach(records, objects, self._keep), objects
+    def _reach(self, caches: Mapping[str, tuple[int, int]]) -> Reach:
+        def look(connection: sqlite3.Connection) -> Reach:
+            rows: Iterator[tuple[str, int]] = connection.execute(
+                "SELECT name, used_seq FROM objects"
+            )
+            objects = chain(rows, ((name, used) for name, (_, used) in caches.items()))
+            return Reach(scan(connection), objects, self._keep)
 
-    def _add_mounts(self, reach: Reach, sizes: dict[str, int]) -> None:
-        """Line cache mounts up with the objects, by the generation they were last used in."""
+        return self._session.index.read(look)
+
+    def _mounts(self) -> dict[str, tuple[int, int]]:
+        """Return the size of each cache mount and the generation it was last used in."""
+        out: dict[str, tuple[int, int]] = {}
         for name, (size, used) in mounts(self._session.layout).items():
-            sizes[name] = size
             sql = "SELECT max(seq) FROM generations WHERE started<=?"
             row = self._session.index.row(sql, (used,))
-            reach.used[name] = int(row[0]) if row is not None and row[0] is not None else 0
+            seq = int(row[0]) if row is not None and row[0] is not None else 0
             # A lease does not pin it: the lock on it does.
-            reach.used[name] = min(reach.used[name], self._floor - 1)
+            out[name] = size, min(seq, self._floor - 1)
+        return out
 
-    def _carry_out(self, plan: Plan, reach: Reach) -> None:
-        for name in plan.objects:
-            if name.startswith("mount:"):
-                self._drop_mount(name.removeprefix("mount:"))
-        objects = [name for name in plan.objects if not name.startswith("mount:")]
-        for start in range(0, len(objects), _BATCH):
-            self._remove(objects[start : start + _BATCH], set())
-        bare = plan.records - reach.leading_to(plan.objects)
+    def _carry_out(self, plan: Plan, reach: Reach, mounts: Mapping[int, str]) -> None:
+        gone = bytearray(len(reach.marks))
+        for number in plan.objects:
+            gone[number] = 1
+            if number in mounts:
+                self._drop_mount(mounts[number].removeprefix("mount:"))
+        batch: list[str] = []
+        for name in self._object_names():
+            number = reach.number(name)
+            if number >= 0 and gone[number]:
+                batch.append(name)
+            if len(batch) == _BATCH:
+                self._remove(batch, ())
+                batch = []
+        if batch:
+            self._remove(batch, ())
+        for place in reach.leading_to(plan.objects):
+            plan.records[place] = 0
+        places = (place for place, flag in enumerate(plan.records) if flag)
+        bare = array("Q", (reach.marks.all[reach.numbers[place]] for place in places))
         if bare:
             self._remove([], bare)
+
+    def _object_names(self) -> Iterator[str]:
+        """Yield the names of all objects that the index knows; rows may come and go meanwhile."""
+        last = ""
+        while rows := self._session.index.rows(_NAMES, (last, _BATCH)):
+            yield from (name for (name,) in rows)
+            last = rows[-1][0]
 
     def _drop_mount(self, name: str) -> None:
         try:
@@ -218,8 +250,8 @@ class Collector:
         except (OSError, HostError):
             self._stuck.append(f"{self._session.layout.directory('mounts')}/{name}")
 
-    def _remove(self, names: list[str], records: set[str]) -> None:
-        """Take objects and records away that are, now, still nobody's."""
+    def _remove(self, names: list[str], records: Sequence[int]) -> None:
+        """Take objects, and records by their marks, away that are, now, still nobody's."""
         session = self._session
         with self._no_readers() as free, Scratch(session.layout, session.disk) as trash:
             if not free:
@@ -230,7 +262,8 @@ class Collector:
                 return self._doom(connection, names, records)
 
             def move(connection: sqlite3.Connection) -> list[str]:
-                return self._shelf.move_doomed(connection, doomed, trash.path, pinned=False)
+                with self._now.ours(connection):
+                    return self._shelf.move_doomed(connection, doomed, trash.path, pinned=False)
 
             doomed, count = session.index.write(doom)
             moved = session.index.write(move) if doomed else []
@@ -238,28 +271,39 @@ class Collector:
         self._records += count
 
     def _doom(
-        self, connection: sqlite3.Connection, names: list[str], records: set[str]
+        self, connection: sqlite3.Connection, names: list[str], records: Sequence[int]
     ) -> tuple[list[str], int]:
         """Delete the records that lead to those of the names that nobody holds now.
 
-        Who leads where is read again, under the lock: a record may have been written, and its
-        writer's lease have ended, since the plan was made.
+        Who leads where is read again, under the lock, wherever somebody has written since it was
+        read: a record may have come, and its writer's lease have ended.
         """
-        floor = oldest_lease(connection, self._session.layout)
-        now = Reach(scan(connection), {})
-        held = pinned_names(connection, floor, now)
-        doomed = [name for name in names if name not in held]
-        gone = now.leading_to(doomed) | ((records & now.records.keys()) - held)
-        gone |= now.leading_to(gone)
-        rows = [now.records[name] for name in gone if name not in held]
-        connection.executemany(
-            "DELETE FROM records WHERE kind=? AND key=?",
-            [(row.kind, key_bytes(row.key)) for row in rows],
-        )
+        now, held = self._now.look(connection, oldest_lease(connection, self._session.layout))
+        with self._now.ours(connection):
+            return self._delete(connection, now, held, names, records)
+
+    def _delete(
+        self,
+        connection: sqlite3.Connection,
+        now: Reach,
+        held: bytearray,
+        names: list[str],
+        records: Sequence[int],
+    ) -> tuple[list[str], int]:
+        numbers = {name: now.number(name) for name in names}
+        doomed = [name for name, number in numbers.items() if number < 0 or not held[number]]
+        gone = now.leading_to(numbers[name] for name in doomed if numbers[name] >= 0)
+        bare = [number for mark in records if (number := now.marks.find(mark)) >= 0]
+        gone.update(now.places[n] for n in bare if now.places[n] >= 0 and not held[n])
+        gone |= now.leading_to([now.numbers[place] for place in gone])
+        rows = [(now.rowids[p],) for p in gone if not held[now.numbers[p]]]
+        count = 0
+        if rows:
+            count = connection.executemany("DELETE FROM records WHERE rowid=?", rows).rowcount
         connection.executemany(
             "UPDATE objects SET used_seq=? WHERE name=?", [(DOOMED, name) for name in doomed]
         )
-        return doomed, len(rows)
+        return doomed, count
 
     @contextmanager
     def _no_readers(self) -> Iterator[bool]:
@@ -273,11 +317,16 @@ class Collector:
     def _sweep_orphans(self) -> None:
         """Delete objects that no row knows: their publisher, or a collection, died on the way."""
         session = self._session
-        known = {name for (name,) in session.index.rows("SELECT name FROM objects")}
-        there = [*blob_sizes(session.layout), *snapshot_sizes(session)]
-        orphans = [name for name in there if name not in known]
-        for start in range(0, len(orphans), _BATCH):
-            self._remove_orphans(orphans[start : start + _BATCH])
+        known = Marks(map(mark_of, self._object_names()))
+        orphans: list[str] = []
+        for name, _ in object_sizes(session):
+            if known.find(mark_of(name)) < 0:
+                orphans.append(name)
+            if len(orphans) == _BATCH:
+                self._remove_orphans(orphans)
+                orphans = []
+        if orphans:
+            self._remove_orphans(orphans)
         session.index.write(self._drop_empty_shards)
 
     def _remove_orphans(self, names: list[str]) -> None:
@@ -312,45 +361,77 @@ class Collector:
             except OSError:
                 continue
 
+    def _pinned(self) -> Iterator[tuple[str, int]]:
+        """Yield the objects that a live lease holds, with their sizes."""
+        session = self._session
+
+        def look(connection: sqlite3.Connection) -> tuple[Reach, bytearray] | None:
+            floor = oldest_lease(connection, session.layout)
+            for table in ("records", "objects"):
+                sql = f"SELECT 1 FROM {table} WHERE used_seq>=? LIMIT 1"
+                if connection.execute(sql, (floor,)).fetchone() is not None:
+                    return self._now.look(connection, floor)
+            return None
+
+        found = session.index.write(look)
+        if found is not None:
+            reach, held = found
+            for name, size in object_sizes(session):
+                number = reach.number(name)
+                if number >= 0 and held[number]:
+                    yield name, size
+
     def _report(self, before: DuReport) -> GcReport:
         session = self._session
         after = usage(session)
 
-        def look(connection: sqlite3.Connection) -> set[str]:
-            floor = oldest_lease(connection, session.layout)
-            return pinned_names(connection, floor, Reach(scan(connection), {}))
-
-        held = session.index.write(look)
-        sizes = {**blob_sizes(session.layout), **snapshot_sizes(session)}
-        pinned = sorted(name for name in sizes if name in held)
+        pinned = dict(self._pinned())
         return GcReport(
             before=before.total,
             after=after.total,
             objects=self._objects,
             records=self._records,
             loose=self._loose,
-            pinned=tuple(pinned),
-            pinned_size=sum(sizes[name] for name in pinned),
+            pinned=tuple(sorted(pinned)),
+            pinned_size=sum(pinned.values()),
             limit=self._max_bytes,
             stuck=tuple(self._stuck),
             readers=self._readers,
         )
 
 
-def pinned_names(connection: sqlite3.Connection, floor: int, reach: Reach) -> set[str]:
-    """Return the names of all records and objects that live leases hold."""
-    pending = [row.name for row in reach.records.values() if row.used_seq >= floor]
-    for (name,) in connection.execute("SELECT name FROM objects WHERE used_seq>=?", (floor,)):
-        pending.append(name)
-    held: set[str] = set()
-    while pending:
-        current = pending.pop()
-        if current not in held:
-            held.add(current)
-            row = reach.records.get(current)
-            if row is not None:
-                pending.extend(row.refs)
-    return held
+class _Now:
+    """Who leads where and what is held, as of the last look; read again when somebody has written.
+
+    That is told by SQLite: `data_version` for other connections, the count of changes for this one.
+    """
+
+    def __init__(self) -> None:
+        self._as_of: tuple[int, ...] = ()
+        self._found: tuple[Reach, bytearray] | None = None
+
+    def look(self, connection: sqlite3.Connection, floor: int) -> tuple[Reach, bytearray]:
+        """Return both. Must be called inside an exclusive transaction."""
+        if self._found is None or self._as_of != (floor, *_version(connection)):
+            self._found = None  # room for the new one
+            used = "SELECT name, used_seq FROM objects WHERE used_seq>=?"
+            reach = Reach(scan(connection), connection.execute(used, (floor,)))
+            self._found = reach, reach.held(floor)
+            self._as_of = (floor, *_version(connection))
+        return self._found
+
+    @contextmanager
+    def ours(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Let changes made inside not count: what we take away is not missed in the old picture."""
+        current = self._as_of[1:] == _version(connection)
+        yield
+        if current:
+            self._as_of = (self._as_of[0], *_version(connection))
+
+
+def _version(connection: sqlite3.Connection) -> tuple[int, int]:
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version), connection.total_changes
 
 
 def _oldest_first(directory: str) -> list[tuple[str, float]]:

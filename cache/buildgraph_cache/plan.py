@@ -2,14 +2,24 @@
 
 Must not know a disk or an index: a pure function of what is there, how it refers to each other, and
 when it was last used.
+
+A store may hold a million of each, so nothing here is a Python object for each of them. A name is
+its xxh3-64, a *mark*; marks are sorted, and the place of one is the *number* of what it names. Two
+names with one mark count as one thing, which then stays, or goes with all that leads to either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import merge
+
+import xxhash
 
 FOREVER = 1 << 62
+NOT_THERE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,7 @@ class RecordRow:
     used_seq: int
     refs: tuple[str, ...]
     size: int
+    rowid: int = 0
 
     @property
     def name(self) -> str:
@@ -28,151 +39,267 @@ class RecordRow:
         return f"record:{self.kind}/{self.key}"
 
 
+def mark_of(name: str) -> int:
+    """Return the mark of a name."""
+    return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+
+
+class Marks:
+    """Sorted marks, each once."""
+
+    def __init__(self, *many: Iterable[int]) -> None:
+        parts = [array("Q", sorted(marks)) for marks in many]
+        self.all = array("Q")
+        last = -1
+        for mark in merge(*parts):
+            if mark != last:
+                self.all.append(mark)
+                last = mark
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def find(self, mark: int) -> int:
+        """Return the number of a mark, -1 where it is none of these."""
+        at = bisect_left(self.all, mark)
+        return at if at < len(self.all) and self.all[at] == mark else NOT_THERE
+
+
+class _Lists:
+    """A list of numbers for each number, in two arrays."""
+
+    def __init__(self, count: int, pairs: Callable[[], Iterable[tuple[int, int]]]) -> None:
+        """`pairs` gives (number, what is in its list), the same each time."""
+        starts = array("i", bytes(4 * (count + 1)))
+        total = 0
+        for number, _ in pairs():
+            starts[number] += 1
+            total += 1
+        end = 0
+        for number in range(count + 1):
+            end += starts[number]
+            starts[number] = end
+        self._items = array("i", bytes(4 * total))
+        for number, item in pairs():
+            starts[number] -= 1
+            self._items[starts[number]] = item
+        self._starts = starts
+
+    def of(self, number: int) -> array[int]:
+        return self._items[self._starts[number] : self._starts[number + 1]]
+
+    def count(self, number: int) -> int:
+        return self._starts[number + 1] - self._starts[number]
+
+
 @dataclass(slots=True)
 class Plan:
     """What is to go, oldest first, with the records that lead to it."""
 
-    objects: list[str] = field(default_factory=list)
-    records: set[str] = field(default_factory=set)  # names
+    objects: array[int] = field(default_factory=lambda: array("i"))  # numbers
+    records: bytearray = field(default_factory=bytearray)  # a flag for each record, by its place
     freed: int = 0
 
 
 class Reach:
-    """Who refers to whom, and when each thing was last used by itself or through a record."""
+    """Who refers to whom, and when each thing was last used by itself or through a record.
+
+    Records have a *place*, in the order they were given; they and the objects have a number.
+    """
 
     def __init__(
         self,
         records: Iterable[RecordRow],
-        objects: dict[str, int],  # name -> used_seq
+        objects: Iterable[tuple[str, int]],  # name, used_seq
         keep: Callable[[RecordRow], bool] | None = None,
     ) -> None:
-        self.records = {record.name: record for record in records}
-        self.used: dict[str, int] = {}
-        self.owners: dict[str, list[str]] = {}
-        kept = {name for name, row in self.records.items() if keep is not None and keep(row)}
-        for record in self.records.values():
-            for ref in record.refs:
-                self.owners.setdefault(ref, []).append(record.name)
-        by_use = sorted(self.records.values(), key=lambda row: -row.used_seq)
-        for name in kept:
-            self._spread(name, FOREVER)
-        for record in by_use:
-            self._spread(record.name, record.used_seq)
-        for name, used in objects.items():
-            self.used[name] = max(used, self.used.get(name, 0))
+        marks, refs, kept = array("Q"), array("Q"), array("i")
+        self.last_use, self.sizes, self.rowids = array("q"), array("q"), array("q")
+        ends = array("i", [0])
+        for row in records:
+            if keep is not None and keep(row):
+                kept.append(len(marks))
+            marks.append(mark_of(row.name))
+            self.last_use.append(min(row.used_seq, FOREVER))
+            self.sizes.append(row.size)
+            self.rowids.append(row.rowid)
+            refs.extend(map(mark_of, row.refs))
+            ends.append(len(refs))
+        theirs, used = array("Q"), array("q")
+        for name, seq in objects:
+            theirs.append(mark_of(name))
+            used.append(min(seq, FOREVER))
+        self.marks = Marks(marks, refs, theirs)
+        find = self.marks.find
+        self.numbers = array("i", map(find, marks))  # of records, by place
+        leads = array("i", map(find, refs))
+        self._ends, self._leads = ends, leads
+        self.places = array("i", [NOT_THERE]) * len(self.marks)  # of records, by number
+        for place, number in enumerate(self.numbers):
+            self.places[number] = place
+        self.owners = _Lists(
+            len(self.marks),
+            lambda: ((n, p) for p in range(len(marks)) for n in leads[ends[p] : ends[p + 1]]),
+        )
+        self.known = bytearray(len(self.marks))  # objects that were given
+        self.used = array("q", bytes(8 * len(self.marks)))
+        self._use(kept)
+        for mark, seq in zip(theirs, used, strict=True):
+            number = find(mark)
+            self.known[number] = 1
+            self.used[number] = max(seq, self.used[number])
 
-    def _spread(self, name: str, used: int) -> None:
-        """Say of all that `name` leads to that it was used then; the latest uses come first."""
-        pending = [name]
+    def number(self, name: str) -> int:
+        """Return the number of a name, -1 where nobody knows it."""
+        return self.marks.find(mark_of(name))
+
+    def refs(self, place: int) -> array[int]:
+        """Return the numbers that a record refers to."""
+        return self._leads[self._ends[place] : self._ends[place + 1]]
+
+    def by_use(self) -> Iterator[int]:
+        """Yield the places of records, those used last first."""
+        ages: dict[int, array[int]] = {}
+        for place, seq in enumerate(self.last_use):
+            ages.setdefault(seq, array("i")).append(place)
+        for seq in sorted(ages, reverse=True):
+            yield from ages[seq]
+
+    def _use(self, kept: Iterable[int]) -> None:
+        """Say of all that records lead to when it was used; the latest uses come first."""
+        seen = bytearray(len(self.marks))
+        for place in kept:
+            self._spread(place, FOREVER, seen)
+        for place in self.by_use():
+            self._spread(place, self.last_use[place], seen)
+
+    def _spread(self, place: int, used: int, seen: bytearray) -> None:
+        pending = [self.numbers[place]]
         while pending:
             current = pending.pop()
-            if current in self.used:
-                continue
-            self.used[current] = used
-            record = self.records.get(current)
-            if record is not None:
-                pending.extend(record.refs)
+            if not seen[current]:
+                seen[current] = 1
+                self.used[current] = used
+                if self.places[current] != NOT_THERE:
+                    pending.extend(self.refs(self.places[current]))
 
-    def owned(self, name: str) -> bool:
-        """Return whether the object has a reason to be there: a record, or its own use."""
-        return name in self.owners or name.startswith("mount:")
-
-    def leading_to(self, names: Iterable[str]) -> set[str]:
-        """Return the records that refer to one of the names, also by way of others."""
-        found: set[str] = set()
-        pending = list(names)
-        while pending:
-            for owner in self.owners.get(pending.pop(), ()):
-                if owner not in found:
-                    found.add(owner)
-                    pending.append(owner)
+    def leading_to(self, numbers: Iterable[int]) -> set[int]:
+        """Return the places of the records that refer to one of these, also by way of others."""
+        found: set[int] = set()
+        for number in numbers:
+            pending = [number]
+            while pending:
+                for place in self.owners.of(pending.pop()):
+                    if place not in found:
+                        found.add(place)
+                        pending.append(self.numbers[place])
         return found
+
+    def held(self, floor: int) -> bytearray:
+        """Return a flag for each number: used at `floor` or later, or led to by what is."""
+        out = bytearray(len(self.marks))
+        for number in range(len(self.marks)):
+            place = self.places[number]
+            mine = self.known[number] and self.used[number] >= floor
+            if not mine and (place == NOT_THERE or self.last_use[place] < floor):
+                continue
+            pending = [number]
+            while pending:
+                current = pending.pop()
+                if not out[current]:
+                    out[current] = 1
+                    if self.places[current] != NOT_THERE:
+                        pending.extend(self.refs(self.places[current]))
+        return out
 
 
 def plan_removal(
-    reach: Reach, sizes: dict[str, int], floor: int, aged: int, excess: int | None
+    reach: Reach, sizes: array[int], floor: int, aged: int, excess: int | None, mounts: set[int]
 ) -> Plan:
     """Return what has to go: the unreferenced, the aged, and the least used until `excess` is met.
 
-    `aged`: what was last used at or before this generation goes. `excess`: bytes too many, None
-    where there is no limit. Nothing used at `floor` or later is in the plan.
+    `sizes` has bytes by number, -1 for what cannot be removed. `aged`: what was last used at or
+    before this generation goes. `excess`: bytes too many, None where there is no limit. `mounts`
+    have a reason to be there without a record. Nothing used at `floor` or later is in the plan.
     """
-    plan = Plan()
+    plan = Plan(records=bytearray(len(reach.rowids)))
     removal = _Removal(reach, sizes, floor, plan)
-    order = sorted(
-        (name for name in sizes if reach.used.get(name, 0) < floor),
-        key=lambda name: (reach.used.get(name, 0), -sizes[name]),
-    )
-    for name in order:
-        if not reach.owned(name) or reach.used.get(name, 0) <= aged:
-            removal.take(name)
-    for row in reach.records.values():
-        if reach.used[row.name] <= aged and reach.used[row.name] < floor:
-            removal.take_record(row.name)
-    for name in order:
-        if excess is None or plan.freed >= excess:
-            break
-        removal.take(name)
-    _take_bare_records(reach, removal, floor, excess)
+    used = reach.used
+    order = array("i", (n for n, size in enumerate(sizes) if size >= 0 and used[n] < floor))
+    for number in order:
+        owned = number in mounts or reach.owners.count(number)
+        if not owned or used[number] <= aged:
+            removal.take(number)
+    for place, number in enumerate(reach.numbers):
+        if used[number] <= aged and used[number] < floor:
+            removal.take_record(place)
+    if excess is not None and plan.freed < excess:
+        # Of two that were used together the larger one goes first.
+        large = max(sizes, default=0)
+        for number in sorted(order, key=lambda n: (used[n] << 48) + large - sizes[n]):
+            if plan.freed >= excess:
+                break
+            removal.take(number)
+        _take_bare_records(reach, removal, floor, excess)
     return plan
 
 
-def _take_bare_records(reach: Reach, removal: _Removal, floor: int, excess: int | None) -> None:
+def _take_bare_records(reach: Reach, removal: _Removal, floor: int, excess: int) -> None:
     """When no object is left to give, let go of the oldest records too."""
-    if excess is None:
+    if removal.plan.freed >= excess:
         return
-    for row in sorted(reach.records.values(), key=lambda row: row.used_seq):
+    for place in reversed(array("i", reach.by_use())):
         if removal.plan.freed >= excess:
             return
-        if reach.used[row.name] < floor and row.name not in removal.plan.records:
-            removal.take_record(row.name)
-            removal.plan.freed += row.size
+        if reach.used[reach.numbers[place]] < floor and not removal.plan.records[place]:
+            removal.take_record(place)
+            removal.plan.freed += reach.sizes[place]
 
 
 class _Removal:
     """Adds to a plan what follows from one removal."""
 
-    def __init__(self, reach: Reach, sizes: dict[str, int], floor: int, plan: Plan) -> None:
+    def __init__(self, reach: Reach, sizes: array[int], floor: int, plan: Plan) -> None:
         self.plan = plan
         self._reach = reach
         self._sizes = sizes
         self._floor = floor
-        self._taken: set[str] = set()
-        self._left = {name: len(owners) for name, owners in reach.owners.items()}
+        self._taken = bytearray(len(reach.marks))
+        self._left = array("i", (reach.owners.count(n) for n in range(len(reach.marks))))
 
-    def take(self, name: str) -> None:
+    def take(self, number: int) -> None:
         """Remove an object, the records that lead to it, and what only they led to."""
-        self._work([name], [])
+        self._work([number], [])
 
-    def take_record(self, name: str) -> None:
+    def take_record(self, place: int) -> None:
         """Remove a record, those that lead to it, and objects it was the last to refer to."""
-        self._work([], [name])
+        self._work([], [place])
 
-    def _work(self, objects: list[str], records: list[str]) -> None:
+    def _work(self, objects: list[int], records: list[int]) -> None:
         while objects or records:
             if objects:
                 records.extend(self._object(objects.pop()))
             else:
-                name = records.pop()
-                if name not in self.plan.records:
-                    records.extend(self._reach.owners.get(name, ()))
-                    objects.extend(self._record(name))
+                place = records.pop()
+                if not self.plan.records[place]:
+                    records.extend(self._reach.owners.of(self._reach.numbers[place]))
+                    objects.extend(self._record(place))
 
-    def _object(self, name: str) -> list[str]:
-        if name in self._taken:
-            return []
-        self._taken.add(name)
-        self.plan.objects.append(name)
-        self.plan.freed += self._sizes[name]
-        return self._reach.owners.get(name, [])
+    def _object(self, number: int) -> Iterable[int]:
+        if self._taken[number]:
+            return ()
+        self._taken[number] = 1
+        self.plan.objects.append(number)
+        self.plan.freed += self._sizes[number]
+        return self._reach.owners.of(number)
 
-    def _record(self, name: str) -> list[str]:
+    def _record(self, place: int) -> list[int]:
         """Remove one record; return the objects that nothing refers to any more."""
-        self.plan.records.add(name)
+        self.plan.records[place] = 1
         orphans = []
-        for ref in self._reach.records[name].refs:
-            self._left[ref] -= 1
-            if self._left[ref] == 0 and self._reach.used.get(ref, 0) < self._floor:
-                if ref in self._sizes:
-                    orphans.append(ref)
+        for number in self._reach.refs(place):
+            self._left[number] -= 1
+            if self._left[number] == 0 and self._reach.used[number] < self._floor:
+                if self._sizes[number] >= 0:
+                    orphans.append(number)
         return orphans

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ _REPLACE = f"""INSERT INTO records({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?,0)
     value=excluded.value, sum=excluded.sum, durable=0"""
 _FULL = """SELECT kind, key, value, refs, created, used_seq, seconds, durable, boot, sum, rowid
     FROM records WHERE """
-_SCAN = "SELECT kind, key, used_seq, refs, length(value) FROM records"
+_SCAN = "SELECT kind, key, used_seq, refs, length(value), rowid FROM records"
 _BATCH = 1000
 _LOSSLESS = ("utf-8", "surrogatepass")
 
@@ -291,34 +291,18 @@ def scan(connection: sqlite3.Connection) -> Iterator[RecordRow]:
     """Yield what collections and checks need to know of every record."""
     from buildgraph_cache.plan import RecordRow
 
-    for kind, key, used, refs, size in connection.execute(_SCAN):
+    for kind, key, used, refs, size, rowid in connection.execute(_SCAN):
         used_seq = used if isinstance(used, int) else 0
-        yield RecordRow(str(kind), key_text(key), used_seq, refs_of(refs), int(size or 0))
-
-
-def referrers(
-    connection: sqlite3.Connection, wanted: Callable[[str], bool]
-) -> list[tuple[str, str]]:
-    """Return (kind, key) of every record that refers, also by way of others, to a wanted name."""
-    by_ref: dict[str, list[RecordRow]] = {}
-    for row in scan(connection):
-        for name in row.refs:
-            by_ref.setdefault(name, []).append(row)
-    pending = [name for name in by_ref if wanted(name)]
-    found: dict[tuple[str, str], None] = {}
-    while pending:
-        for owner in by_ref.get(pending.pop(), ()):
-            if (owner.kind, owner.key) not in found:
-                found[owner.kind, owner.key] = None
-                pending.append(owner.name)
-    return list(found)
+        yield RecordRow(str(kind), key_text(key), used_seq, refs_of(refs), int(size or 0), rowid)
 
 
 def delete_referrers(connection: sqlite3.Connection, names: set[str]) -> int:
     """Delete every record that refers, also by way of others, to one of the names."""
-    owners = referrers(connection, names.__contains__)
-    connection.executemany(
-        "DELETE FROM records WHERE kind=? AND key=?",
-        [(kind, key_bytes(key)) for kind, key in owners],
-    )
+    from buildgraph_cache.plan import Reach
+
+    reach = Reach(scan(connection), ())
+    numbers = (reach.number(name) for name in names)
+    owners = reach.leading_to(number for number in numbers if number >= 0)
+    sql = "DELETE FROM records WHERE rowid=?"
+    connection.executemany(sql, ((reach.rowids[place],) for place in owners))
     return len(owners)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from buildgraph_cache.layout import Layout
@@ -38,9 +39,12 @@ def usage(session: Session) -> DuReport:
     """Measure the store. Snapshots are walked once and remembered; all else is looked at."""
     layout = session.layout
     snapshots = snapshot_sizes(session)
-    blobs = blob_sizes(layout)
+    count = size = 0
+    for _, taken in blob_sizes(layout):
+        count += 1
+        size += taken
     parts = [
-        Usage("blobs", len(blobs), sum(blobs.values())),
+        Usage("blobs", count, size),
         Usage("snapshots", len(snapshots), sum(snapshots.values())),
     ]
     for name in ("mounts", "tmp", *LOOSE):
@@ -70,19 +74,24 @@ def _frame(layout: Layout) -> int:
     return total
 
 
-def blob_sizes(layout: Layout) -> dict[str, int]:
-    """Return the bytes of disk of every blob file, by the name of the object."""
-    sizes: dict[str, int] = {}
+def blob_sizes(layout: Layout) -> Iterator[tuple[str, int]]:
+    """Yield the name of the object and the bytes of disk of every blob file."""
     top = layout.directory("blobs/sha256")
     for shard in _names(top):
         for name in _names(f"{top}/{shard}"):
-            sizes[f"blob:sha256:{name}"] = _own(f"{top}/{shard}/{name}")
-    return sizes
+            yield f"blob:sha256:{name}", _own(f"{top}/{shard}/{name}")
+
+
+def object_sizes(session: Session) -> Iterator[tuple[str, int]]:
+    """Yield the name and the bytes of disk of every blob and snapshot."""
+    yield from blob_sizes(session.layout)
+    yield from snapshot_sizes(session).items()
 
 
 def snapshot_sizes(session: Session) -> dict[str, int]:
     """Return the bytes of disk of every snapshot directory, by the name of the object."""
-    rows = session.index.rows("SELECT name, bytes FROM objects WHERE name LIKE 'snapshot:%'")
+    sql = "SELECT name, bytes FROM objects WHERE name>='snapshot:' AND name<'snapshot;'"
+    rows = session.index.rows(sql)
     known = dict(rows)
     sizes: dict[str, int] = {}
     fresh: list[tuple[int, str]] = []
