@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +22,7 @@ from buildgraph_cache.layout import RESERVE_BYTES, is_full, make_reserve, releas
 from buildgraph_cache.leases import floor as oldest_lease
 from buildgraph_cache.locks import file_lock, sweep_locks, try_flock
 from buildgraph_cache.mount_care import remove_mount
-from buildgraph_cache.plan import NOT_THERE, Marks, Plan, Reach, RecordRow, mark_of, plan_removal
+from buildgraph_cache.plan import NOT_THERE, Marks, Reach, RecordRow, mark_of, plan_removal
 from buildgraph_cache.records import scan
 from buildgraph_cache.removal import delete_tree, disk_usage
 from buildgraph_cache.scratch import Scratch, sweep
@@ -163,13 +163,6 @@ class Collector:
         session = self._session
         self._floor = session.index.write(lambda c: oldest_lease(c, session.layout))
         caches = self._mounts()
-        reach = self._reach(caches)
-        numbers = {reach.number(name): name for name in caches}
-        sizes = array("q", [NOT_THERE]) * len(reach.marks)
-        for name, size in chain(object_sizes(session), ((n, s) for n, (s, _) in caches.items())):
-            number = reach.number(name)
-            if number >= 0 and reach.known[number]:
-                sizes[number] = size
         excess = None
         if self._max_bytes is not None:
             session.index.shrink()  # or the log of our own deletions would count as too much
@@ -177,12 +170,31 @@ class Collector:
             if not os.path.exists(f"{session.layout.reserve}/0"):
                 total += RESERVE_BYTES  # it comes back at the end
             excess = max(0, total - self._max_bytes)
-        plan = plan_removal(reach, sizes, self._floor, self._aged(), excess, set(numbers))
-        if not plan.objects and not any(plan.records):
+        going = self._plan(caches, excess)
+        if not going.objects and not going.records:
             return False
         done = self._objects + self._records + self._loose
-        self._carry_out(plan, reach, numbers)
+        self._carry_out(going, caches)
         return excess is not None and self._objects + self._records + self._loose > done
+
+    def _plan(self, caches: Mapping[str, tuple[int, int]], excess: int | None) -> _Going:
+        reach = self._reach(caches)
+        sizes = array("q", [NOT_THERE]) * len(reach.marks)
+        there = chain(object_sizes(self._session), ((n, s) for n, (s, _) in caches.items()))
+        for name, size in there:
+            number = reach.number(name)
+            if number >= 0 and reach.known[number]:
+                sizes[number] = size
+        unowned = {reach.number(name) for name in caches}
+        plan = plan_removal(reach, sizes, self._floor, self._aged(), excess, unowned)
+        for place in reach.leading_to(plan.objects):
+            plan.records[place] = 0  # it goes with what it leads to
+        bare = (reach.numbers[place] for place, flag in enumerate(plan.records) if flag)
+        marks = reach.marks.all
+        return _Going(
+            Marks(marks[number] for number in plan.objects),
+            array("Q", (marks[number] for number in bare)),
+        )
 
     def _aged(self) -> int:
         """Return the last generation that began before the allowed age, 0 for none."""
@@ -214,28 +226,21 @@ class Collector:
             out[name] = size, min(seq, self._floor - 1)
         return out
 
-    def _carry_out(self, plan: Plan, reach: Reach, mounts: Mapping[int, str]) -> None:
-        gone = bytearray(len(reach.marks))
-        for number in plan.objects:
-            gone[number] = 1
-            if number in mounts:
-                self._drop_mount(mounts[number].removeprefix("mount:"))
+    def _carry_out(self, going: _Going, caches: Iterable[str]) -> None:
+        for name in caches:
+            if going.objects.find(mark_of(name)) >= 0:
+                self._drop_mount(name.removeprefix("mount:"))
         batch: list[str] = []
-        for name in self._object_names():
-            number = reach.number(name)
-            if number >= 0 and gone[number]:
+        for name in self._object_names() if going.objects else ():
+            if going.objects.find(mark_of(name)) >= 0:
                 batch.append(name)
             if len(batch) == _BATCH:
                 self._remove(batch, ())
                 batch = []
         if batch:
             self._remove(batch, ())
-        for place in reach.leading_to(plan.objects):
-            plan.records[place] = 0
-        places = (place for place, flag in enumerate(plan.records) if flag)
-        bare = array("Q", (reach.marks.all[reach.numbers[place]] for place in places))
-        if bare:
-            self._remove([], bare)
+        if going.records:
+            self._remove([], going.records)
 
     def _object_names(self) -> Iterator[str]:
         """Yield the names of all objects that the index knows; rows may come and go meanwhile."""
@@ -398,6 +403,14 @@ class Collector:
             stuck=tuple(self._stuck),
             readers=self._readers,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """The marks of objects that are to go, and of records that lead to none of them."""
+
+    objects: Marks
+    records: array[int]
 
 
 class _Now:
