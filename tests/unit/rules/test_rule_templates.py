@@ -216,7 +216,7 @@ def test_paths_and_labels_are_those_of_the_target(make: Make) -> None:
     )
     image = image_of(workspace, package="a/b")
     assert "source=../r.txt" in text_of(image)
-    assert "COPY --exclude=Boxfile.yaml" in text_of(image)
+    assert "COPY --exclude=.* --exclude=Boxfile.yaml" in text_of(image)
     assert " src/ /app/\n" in text_of(image)
     assert {str(c.ref.label) for c in image.contexts} == {"//a/b:own"}  # type: ignore[union-attr]
 
