@@ -18,7 +18,7 @@ from buildgraph.graph.picture_layout import layered
 BOX: Final = (232.0, 46.0)
 _GAP: Final = (56.0, 16.0)
 _MARGIN: Final = 16
-_CHARACTERS: Final = 30  # that fit into a box at its font size
+_CHARACTERS: Final = 27  # that fit into a box at its font size
 # XML 1.0 section 2.2, Char; lone surrogates stand for bytes that are no UTF-8.
 _NO_XML: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 MARKS: Final = {

@@ -82,3 +82,27 @@ def test_the_page_draws_searches_and_zooms_in_a_browser(
     if shots := os.environ.get("BUILDGRAPH_SCREENSHOTS"):
         page.screenshot(Path(shots) / f"graph-{width}.png")
     assert page.complaints == []
+
+
+@needs_browser
+def test_the_names_of_a_matrix_fit_into_their_boxes(
+    workspace: Workspace, page: Page, tmp_path: Path
+) -> None:
+    names = ("gateway", "catalog", "monitoring", "MAXIMUM", "commands-for-www")
+    workspace.write("Boxfile.yaml", "workspace:\n")
+    workspace.write("examples/monorepo/Dockerfile", "FROM scratch\n")
+    workspace.write(
+        "examples/monorepo/Boxfile.yaml",
+        f"targets: {{image: {{}}, push: {{matrix: {{name: [{', '.join(names)}]}}}}}}\n",
+    )
+    file = tmp_path / "graph.html"
+    workspace.run("graph", "--file", str(file))
+    page._session = ""
+    page.open(file, 1280, 800)
+    room = page.ask(
+        "Math.min(...[...document.querySelectorAll('#g-target .b')].flatMap((box) => {"
+        " const edge = box.querySelector('rect').getBBox();"
+        " return [...box.querySelectorAll('text')].map((text) => { const own = text.getBBox();"
+        " return edge.x + edge.width - own.x - own.width; }); }))"
+    )
+    assert room >= 0
