@@ -13,6 +13,7 @@ from buildgraph.boxfile import loader, schema
 from buildgraph.boxfile.json_schema import boxfile_schema
 from buildgraph.boxfile.rendering import Surroundings
 from buildgraph.boxfile.smoke_schema import SMOKE
+from buildgraph.boxfile.workspace import Workspace
 from buildgraph.errors import InputError
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -123,7 +124,7 @@ def test_what_does_not_load_is_invalid(validator: Any, text: str) -> None:
 def test_the_boxfiles_of_this_repository_are_valid() -> None:
     from buildgraph_rules.registry import rule_specs
 
-    found = boxfile_schema({**schema.BUILT_IN, SMOKE.name: SMOKE, **rule_specs()})
+    found = boxfile_schema(Workspace.open(str(ROOT), rule_specs()).rules)
     whole = jsonschema.Draft202012Validator(found)
     paths = [*ROOT.glob("Boxfile.yaml"), *ROOT.glob("examples/**/Boxfile.yaml")]
     assert paths

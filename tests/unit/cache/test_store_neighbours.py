@@ -94,13 +94,15 @@ def test_a_forked_child_does_not_keep_what_was_given_back(store: Store) -> None:
     """The sandbox's server is forked and lives on, sharing the files that were open then."""
     with store.key_lock("k"), store.cache_mount("m", sharing="private") as first, store.lease():
         pid = start(signal.pause)
-    with store.key_lock("k"), store.cache_mount("m", sharing="private") as again:
-        assert again == first
-    with store.lease():
-        pass
-    assert store.gc(max_bytes=0).pinned == ()
-    os.kill(pid, signal.SIGKILL)
-    status(pid)
+    try:
+        with store.key_lock("k"), store.cache_mount("m", sharing="private") as again:
+            assert again == first
+        with store.lease():
+            pass
+        assert store.gc(max_bytes=0).pinned == ()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status(pid)
 
 
 def test_lock_files_of_the_dead_are_swept(store: Store) -> None:
