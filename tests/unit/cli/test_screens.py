@@ -341,20 +341,23 @@ def test_the_frame_does_without_unicode() -> None:
     assert all(row.plain.isascii() for row in rows)
 
 
-def live(ok: bool, pause: float) -> str:
+def live(ok: bool, until: bytes = b"") -> str:
+    """Return what a terminal gets; the progress lasts until this is there, or for 20 s."""
     with terminal() as (stream, seen):
         screen = make_listener("tty", stream, stream, ENV)
         for event in story(ok):
             screen(event)
             if isinstance(event, ev.NodeProgress):
-                time.sleep(pause)
+                end = time.monotonic() + 20
+                while until not in seen and time.monotonic() < end:
+                    time.sleep(0.05)
         screen.close()
         assert screen.has_shown(FAILURE) is not ok
     return seen.decode().replace("\r\n", "\n")
 
 
 def test_live_draws_while_it_runs_and_cleans_up() -> None:
-    text = live(ok=True, pause=0.5)
+    text = live(ok=True, until=b"11 B / 20 B")
     assert "Building " in text
     assert "fetch x 11 B / 20 B" in text
     assert "✓" in text
@@ -363,14 +366,14 @@ def test_live_draws_while_it_runs_and_cleans_up() -> None:
 
 
 def test_live_shows_a_failure_as_plain_does() -> None:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", live(ok=False, pause=0.0))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", live(ok=False))
     _, plain = show("plain", ok=False)
     ending = plain[plain.index("\nerror:") :]
     assert text.endswith(ending)
 
 
 def test_live_lets_no_sequence_of_a_step_through() -> None:
-    text = live(ok=True, pause=0.5)
+    text = live(ok=True, until=b"11 B / 20 B")
     assert "\x1b[2J" not in text
 
 
