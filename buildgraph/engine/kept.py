@@ -50,8 +50,13 @@ def keep_image(store: Store, label: str, artifact: Artifact, manifests: Mapping[
 
     `manifests` are digests by platform.
     """
-    refs = dict.fromkeys(blob_ref(blob.digest) for blob in artifact.blobs)
-    store.put_record("image", label, canonical({"manifests": manifests}), refs=tuple(refs))
+    refs = tuple(dict.fromkeys(blob_ref(blob.digest) for blob in artifact.blobs))
+    value = canonical({"manifests": manifests})
+    known = store.record("image", label)
+    if known is not None and (known.value, known.refs) == (value, refs):
+        if store.get_record("image", label) is not None:  # it stays, with all it leads to
+            return
+    store.put_record("image", label, value, refs=refs)
 
 
 def kept_image(store: Store, label: str) -> KeptImage | None:

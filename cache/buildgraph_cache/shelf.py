@@ -68,6 +68,10 @@ class Shelf:
             pinned.add(name)
         return True
 
+    def has(self, name: str, size: int) -> bool:
+        """Do as `use`, and look whether a blob is as long as it should be."""
+        return self.use(name) and _size(self.path(name)) == size
+
     def _adopt(self, name: str) -> bool:
         """Take in a blob that the index does not vouch for, if its bytes are what its name says."""
         session = self._session

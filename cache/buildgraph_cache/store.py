@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from buildgraph.closing import Closing
 from buildgraph.errors import StoreCorrupt
 from buildgraph_cache.blobs import BlobWriter
-from buildgraph_cache.digest import Digest
+from buildgraph_cache.digest import Digest, sha256_digest
 from buildgraph_cache.disk import Disk, host_error
 from buildgraph_cache.index import Index
 from buildgraph_cache.layout import Layout, is_full, prepare, release_reserve
@@ -239,6 +239,10 @@ class Store(Closing):
 
     def put_blob(self, data: bytes) -> Digest:
         """Store bytes and return their digest; idempotent."""
+        self._session.writable("storing a blob")
+        digest = sha256_digest(data)
+        if self._shelf.has(blob_ref(digest), len(data)):
+            return digest  # many a build makes the same small documents again
         with self.blob_writer() as writer:
             writer.write(data)
             return writer.commit()
