@@ -426,6 +426,8 @@ class Builder:
         return explain_key(self._store, key, slot)
 
     def _finish(self, node: Node, outcome: Outcome) -> None:
+        self._keys.pop(node.id, None)
+        self._identifier.done(node)
         with self._guard:
             self.result.outcomes[node.id] = outcome
             if outcome.cached:

@@ -133,6 +133,13 @@ class Identifier:
         """Return what a WORKDIR makes."""
         return mkdir_facts(op, self.view(parent), node.where)
 
+    def done(self, node: Node) -> None:
+        """Let go of what was selected for a node; thousands of nodes would add up."""
+        with self._guard:
+            self._selections.pop(node.id, None)
+            self._destinations.pop(node.id, None)
+            self._promised.pop(node.id, None)
+
     def look_again(self, node: Node) -> None:
         """Forget what was seen of a node's context: its files have changed since."""
         with self._guard:
