@@ -100,13 +100,6 @@ def cannot_read(path: str, error: OSError) -> HostError | InputError:
     return HostError(f"cannot read {shown}: {error.strerror}")
 
 
-def blocks_read() -> int:
-    """Return how much this thread has read from disks; waiting for a processor does not count."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
-
-
 class Reader:
     """Opens and hashes regular files; remembers whether the access time may be left alone."""
 

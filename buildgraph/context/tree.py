@@ -22,15 +22,16 @@ import os
 import stat as bits
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 from buildgraph.closing import Closing
+from buildgraph.context.ahead import SMALL, in_batches
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Observation, Row, fingerprint, settled
 from buildgraph.context.parallel import halves, in_threads
-from buildgraph.context.reading import Reader, blocks_read, cannot_read, changed, kept_xattrs
+from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import FileStat, Kind, name_order
 from buildgraph.rootpath import Root
@@ -49,8 +50,6 @@ _TYPE_BITS: Final = {kind: type_bits for type_bits, kind in _KINDS.items()}
 _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _YOUNG_NS: Final = 100_000_000  # no single write(2) to a file we also read lasts longer
-_BIG: Final = 256 << 10
-_BATCH: Final = 256  # small files that are read ahead together
 
 
 class StatCache(Protocol):
@@ -102,6 +101,8 @@ class ContextTree(Closing):
         self._digests: dict[str, Digest] = {}
         self._last = threading.Lock()  # held while the descriptor of `_last_dir` is used
         self._last_dir: tuple[str, int] = ("", -1)
+        self._expected: Iterator[Sequence[str]] = iter(())
+        self._left = 0  # files of the present batch of these that were not opened yet
         self._young: set[str] = set()  # hashed when it had just been written
         self._bare: set[str] = set()  # files that are known to have no attributes
         self._reader = Reader()
@@ -253,6 +254,11 @@ class ContextTree(Closing):
 
     # --- what is in it ---------------------------------------------------------------------
 
+    def expect(self, paths: Iterable[str]) -> None:
+        """Say which files are about to be opened, in this order, so that they can be read ahead."""
+        small = [path for path in paths if self._file_stat(path).size < SMALL]
+        self._expected, self._left = in_batches(small, self._read_ahead), 0
+
     def open(self, path: str) -> int:
         """Open a regular file that is still what `stat` says; the caller closes it.
 
@@ -263,6 +269,10 @@ class ContextTree(Closing):
             raise InputError(f"not a regular file: {path}", Location(self.root))
         parent, _, name = path.rpartition("/")
         with self._last:
+            if stat.size < SMALL:
+                if not self._left:
+                    self._left = len(next(self._expected, ()))
+                self._left -= 1  # below 0 where nothing is expected any more
             directory = self._kept_dir(parent, path)
             if path in self._young:
                 again, _ = self._reader.hash(directory, name, path, stat)
@@ -364,8 +374,8 @@ class ContextTree(Closing):
         Small files cost system calls and interpreter time, which threads only fight over. Big ones
         cost sha256, which needs no lock.
         """
-        small = [path for path, stat in stats.items() if stat.size < _BIG]
-        big = [path for path, stat in stats.items() if stat.size >= _BIG]
+        small = [path for path, stat in stats.items() if stat.size < SMALL]
+        big = [path for path, stat in stats.items() if stat.size >= SMALL]
         jobs = [partial(self._hash_small, small)] if small else []
         shares = [big] if small else halves(big, [stats[path].size for path in big])
         jobs += [partial(self._hash_all, share) for share in shares if share]
@@ -375,20 +385,9 @@ class ContextTree(Closing):
         return out
 
     def _hash_small(self, paths: Sequence[str]) -> dict[str, Digest]:
-        """Hash files some hundreds at a time, which are read ahead while they come from a disk.
-
-        Measured, 40,000 of 5 kB that are not in memory: 2.8 s one by one, 1.9 s (and 2.9 s of
-        processor time) in four threads, 0.8 s (0.7 s) so.
-        """
         out: dict[str, Digest] = {}
-        from_disk = False
-        for at in range(0, len(paths), _BATCH):
-            batch = paths[at : at + _BATCH]
-            before = blocks_read()
-            if from_disk:
-                self._read_ahead(batch)
+        for batch in in_batches(paths, self._read_ahead):
             out.update(self._hash_all(batch))
-            from_disk = blocks_read() > before
         return out
 
     def _read_ahead(self, paths: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from buildgraph.context.tree import ContextTree
 from buildgraph.engine.identify import Identifier
 from buildgraph.engine.placing import DestFacts, entries, mkdir_entries
 from buildgraph.engine.selecting import Selection
@@ -20,7 +21,7 @@ from buildgraph.engine.sources import Sources, write_entries
 from buildgraph.engine.treewalk import follow
 from buildgraph.engine.work import Work
 from buildgraph.errors import InputError
-from buildgraph.filetree import Entry, FileTree, Kind
+from buildgraph.filetree import Entry, FileTree, FromTree, Kind
 from buildgraph.graph.ops import CopyOp, MkdirOp
 from buildgraph.oci.compress import Compression, decompress
 from buildgraph.oci.layers import LayerStore
@@ -65,6 +66,9 @@ class FileExecutor:
             if op.preserve_times:
                 layers, epoch = self._keeping, layers.epoch
                 found = [e if e.mtime is not None else replace(e, mtime=epoch) for e in found]
+            if isinstance(selection.tree, ContextTree):
+                files = (e.content for e in found if isinstance(e.content, FromTree))
+                selection.tree.expect(file.path for file in files)
             if selection.archives:
                 return self._unpack(work, op, selection, place, found, layers)
             return self._create(work, found, layers)

@@ -122,10 +122,29 @@ def test_many_files_are_hashed_alike_when_they_are_read_ahead(
         read_ahead(reader, directory, name)
 
     monkeypatch.setattr(Reader, "read_ahead", noted)
-    monkeypatch.setattr("buildgraph.context.tree.blocks_read", lambda: next(blocks))
+    monkeypatch.setattr("buildgraph.context.ahead.blocks_read", lambda: next(blocks))
     with open_tree(root) as tree:
         assert tree.hash_many(want) == want
     assert ahead == list(want)[256:]
+
+
+@pytest.mark.parametrize("opened", [1, 300, 700])
+def test_files_that_are_expected_are_read_ahead_when_they_are_opened(
+    root: Path, monkeypatch: pytest.MonkeyPatch, opened: int
+) -> None:
+    files = [f"n{n:04}" for n in range(700)]
+    for name in files:
+        (root / name).write_bytes(name.encode())
+    (root / "big").write_bytes(bytes(1 << 20))
+    blocks = iter(range(100_000))
+    ahead: list[str] = []
+    monkeypatch.setattr(Reader, "read_ahead", lambda _, directory, name: ahead.append(name))
+    monkeypatch.setattr("buildgraph.context.ahead.blocks_read", lambda: next(blocks))
+    with open_tree(root) as tree:
+        tree.expect(["big", *files])
+        for name in ["big", *files[:opened], *(["README.md"] if opened == 700 else [])]:
+            os.close(tree.open(name))
+    assert ahead == {1: [], 300: files[256:512], 700: files[256:]}[opened]
 
 
 @pytest.mark.parametrize("becomes", ["pipe", "nothing"])
@@ -135,7 +154,7 @@ def test_reading_ahead_says_nothing_of_a_file_that_is_gone(
     for n in range(300):
         (root / f"n{n:03}").write_bytes(b"%d" % n)
     blocks = iter(range(100_000))
-    monkeypatch.setattr("buildgraph.context.tree.blocks_read", lambda: next(blocks))
+    monkeypatch.setattr("buildgraph.context.ahead.blocks_read", lambda: next(blocks))
     with open_tree(root) as tree:
         files = [name for name in names(tree) if name.startswith("n")]
         (root / "n290").unlink()
