@@ -241,7 +241,7 @@ class Builder:
                 node.title,
                 node.stage,
                 node.where,
-                _needs(node),
+                node.needs,
             )
         )
 
@@ -302,7 +302,7 @@ class Builder:
                 reason,
                 expected,
                 node.where,
-                _needs(node),
+                node.needs,
                 worker,
                 began,
             )
@@ -320,7 +320,7 @@ class Builder:
                 seconds,
                 error,
                 node.stage,
-                _needs(node),
+                node.needs,
                 worker,
                 began,
                 key.digest if key else "",
@@ -449,7 +449,7 @@ class Builder:
                 layer.size if layer else 0,
                 node.stage,
                 node.where,
-                _needs(node),
+                node.needs,
                 worker,
                 began,
                 outcome.key,
@@ -471,11 +471,6 @@ class Builder:
             else:
                 self.result.smokes.append(built)
         self._emit(built)
-
-
-def _needs(node: Node) -> tuple[int, ...]:
-    wanted = tuple(i for i in node.inputs if i is not None)
-    return node.inputs if wanted == node.inputs else wanted  # type: ignore[return-value]
 
 
 def _told(reasons: Sequence[Reason]) -> tuple[str, ...]:

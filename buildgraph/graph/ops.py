@@ -182,6 +182,13 @@ class Node:
     # Stable position ("//app:image linux/amd64 build/3"): explains and durations hang here.
     slot: str
 
+    @property
+    def needs(self) -> tuple[int, ...]:
+        """The nodes that it needs: the same tuple as `inputs` where none of them is None."""
+        if None not in self.inputs:
+            return self.inputs  # type: ignore[return-value]
+        return tuple(i for i in self.inputs if i is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class ContextSpec:
@@ -212,8 +219,4 @@ class NodeGraph:
 
     def needs(self) -> list[Sequence[int]]:
         """Return for each node the nodes that it needs."""
-        out: list[Sequence[int]] = []
-        for node in self.nodes:
-            wanted = tuple(i for i in node.inputs if i is not None)
-            out.append(node.inputs if wanted == node.inputs else wanted)  # type: ignore[arg-type]
-        return out
+        return [node.needs for node in self.nodes]
