@@ -77,17 +77,28 @@ class RuleTable(Mapping[str, schema.RuleSpec]):
         self._known = dict(fixed)
         self._files: dict[str, Callable[[], schema.RuleSpec]] = {}
         self._failed: dict[str, InputError] = {}
+        self._shipped: set[str] = set()
+
+    @property
+    def shipped(self) -> frozenset[str]:
+        """Return the names of the templates of the library."""
+        return frozenset(self._shipped)
 
     @property
     def read_paths(self) -> set[str]:
         """Return the paths of the files that were read so far and have nothing wrong in them."""
         return {spec.body.path for spec in self._known.values() if spec.body is not None}
 
-    def add(self, name: str, read: Callable[[], schema.RuleSpec]) -> bool:
-        """Add a rule that `read` returns; False: there is one of this name already."""
-        if name in self._known or name in self._files:
+    def add(self, name: str, read: Callable[[], schema.RuleSpec], *, shipped: bool = False) -> bool:
+        """Add a rule that `read` returns; False: there is one of this name already.
+
+        What is `shipped` gives way to another: the library may grow, and nobody has to rename.
+        """
+        if name in self and name not in self._shipped:
             return False
+        self._known.pop(name, None)
         self._files[name] = read
+        (self._shipped.add if shipped else self._shipped.discard)(name)
         return True
 
     def __contains__(self, name: object) -> bool:

@@ -61,8 +61,9 @@ class Workspace:
         self.root = os.path.realpath(root)
         self._around = Surroundings(os.environ if environ is None else environ, self.root)
         self._rules = RuleTable({**schema.BUILT_IN, SMOKE.name: SMOKE})
+        shipped = rules.shipped if isinstance(rules, RuleTable) else frozenset[str]()
         for name in rules:  # looked at when somebody uses one
-            self._rules.add(name, partial(rules.__getitem__, name))
+            self._rules.add(name, partial(rules.__getitem__, name), shipped=name in shipped)
         self._files = Files(self.root)
         self._packages: dict[str, Package] = {}
         self._failed: dict[str, InputError] = {}

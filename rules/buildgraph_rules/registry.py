@@ -29,7 +29,7 @@ def rule_specs(directory: str = os.path.dirname(__file__)) -> Mapping[str, RuleS
     table = RuleTable({})
     table.add("debian", _debian)
     for name in TEMPLATES:
-        table.add(name, partial(_template, directory, name))
+        table.add(name, partial(_template, directory, name), shipped=True)
     return table
 
 

@@ -151,6 +151,31 @@ def test_another_text_of_a_rule_is_the_same_image_as_far_as_the_dockerfile_is(
     assert said[0][1].stages[0].from_.where.line + 1 == said[1][1].stages[0].from_.where.line
 
 
+def test_a_rule_of_ones_own_takes_the_place_of_a_template_and_of_nothing_else(make: Make) -> None:
+    files = {
+        "Boxfile.yaml": "workspace: {name: shop, rules: ['//r']}\n",
+        "r/static_site.rule.yaml": "doc: Mine.\nattributes: {x: {doc: X.}}\ndockerfile: FROM scratch\n",
+        "a/Boxfile.yaml": "targets: {image: {rule: static_site, x: y}}\n",
+    }
+    workspace = make(files)
+    assert text_of(image_of(workspace)) == "FROM scratch"
+    assert sorted(workspace.rules).count("static_site") == 1
+    for name in ("debian", "smoke"):
+        workspace = make({**files, f"r/{name}.rule.yaml": files["r/static_site.rule.yaml"]})
+        with pytest.raises(InputError, match="already"):
+            workspace.expand(["//a"])
+        Path(workspace.root, f"r/{name}.rule.yaml").unlink()
+    workspace = make(
+        {
+            **files,
+            "Boxfile.yaml": "workspace: {name: shop, rules: ['//r', '//s']}\n",
+            "s/static_site.rule.yaml": "doc: Other.\ndockerfile: FROM scratch\n",
+        }
+    )
+    with pytest.raises(InputError, match="there is a rule 'static_site' already"):
+        workspace.expand(["//a"])
+
+
 # -- what is beside ----------------------------------------------------------------------
 
 
