@@ -18,11 +18,12 @@ from typing import Final, TextIO
 from buildgraph import events as ev
 from buildgraph.cli import words
 from buildgraph.cli.console import render_error, wants_color
-from buildgraph.cli.escape import LineSplitter, no_commands, safe, safe_bytes
+from buildgraph.cli.escape import LineSplitter, clip, no_commands, safe, safe_bytes
 from buildgraph.cli.writer import Writer
 from buildgraph.errors import BuildgraphError
 
 CACHED_LINES: Final = 500  # hits shown one by one; of a large graph the number says more
+_ENDED: Final = 100  # columns of a title where its step ends
 _PROGRESS_EVERY: Final = 5.0  # seconds between two lines about one transfer
 
 _RED, _GREEN, _YELLOW, _DIM = "31", "32", "33", "2"
@@ -174,7 +175,10 @@ class PlainScreen:
     def _node(
         self, event: ev.NodeStarted | ev.NodeFinished | ev.NodeFailed | ev.NodeCancelled, mark: str
     ) -> str:
-        return f"#{event.node} {safe(event.label)} {safe(event.title)} {mark}".rstrip()
+        title = safe(event.title)
+        if mark and not (isinstance(event, ev.NodeFinished) and event.cached):
+            title = clip(title, _ENDED)  # it stands in full where the step began
+        return f"#{event.node} {safe(event.label)} {title} {mark}".rstrip()
 
     def _output(self, node: int, time: float, lines: list[bytes]) -> Iterator[str]:
         after = time - self._since.get(node, time)

@@ -31,6 +31,7 @@ from buildgraph_cache.store import Store
 
 SCRIPT = "/.buildgraph-script"
 _TAIL_LINES = 20
+_TITLE = 100  # characters
 _TAIL_BYTES = 64 * 1024
 
 
@@ -163,12 +164,17 @@ class ExecExecutor:
         except OSError:
             identity = ""  # a full disk must not hide why the step failed
         return BuildFailed(
-            f"{work.node.title} {status.describe(self._limits, self._sandbox.memory)}",
+            f"{_short(work.node.title)} {status.describe(self._limits, self._sandbox.memory)}",
             work.node.where,
             log=tail.lines(),
             label=work.node.label,
             replay=f"buildgraph replay {identity}" if identity else "",
         )
+
+
+def _short(title: str) -> str:
+    """Return what is enough of a title where the line it came from is shown below."""
+    return title if len(title) <= _TITLE else f"{title[: _TITLE - 1]}…"
 
 
 def _without_values(spec: SandboxSpec, shown: Shown) -> SandboxSpec:

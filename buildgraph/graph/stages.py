@@ -8,6 +8,7 @@ state an earlier stage left (ARGs are inherited by a stage built FROM another, s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -413,7 +414,8 @@ def _destination(cwd: str, dest: str) -> str:
 
 def _title(source: str) -> str:
     first, _, rest = source.partition("\n")
-    return first + (" …" if rest.strip() else "")
+    # The indentation of continued lines says nothing once they are one.
+    return re.sub("[ \t]{2,}", " ", first) + (" …" if rest.strip() else "")
 
 
 def _check_supported(item: ins.Instruction) -> None:
