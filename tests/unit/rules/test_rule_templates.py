@@ -151,6 +151,18 @@ def test_another_text_of_a_rule_is_the_same_image_as_far_as_the_dockerfile_is(
     assert said[0][1].stages[0].from_.where.line + 1 == said[1][1].stages[0].from_.where.line
 
 
+@pytest.mark.parametrize("rule", TEMPLATES)
+def test_a_copy_in_a_directory_of_ones_own_does_the_same(rule: str, make: Make) -> None:
+    files = {"a/Boxfile.yaml": f"targets:\n  image: {{rule: {rule}{LEAST[rule]}}}\n"}
+    workspace = make(files)
+    text, there = text_of(image_of(workspace)), names(workspace)
+    copy = (SHIPPED / f"{rule}.rule.yaml").read_text()
+    root = {"Boxfile.yaml": "workspace: {name: shop, rules: ['//r/s']}\n"}
+    workspace = make({**files, **root, f"r/s/{rule}.rule.yaml": copy})
+    assert (text_of(image_of(workspace)), names(workspace)) == (text, there)
+    assert workspace.target(Label("a", "image")).rule_file == f"r/s/{rule}.rule.yaml"
+
+
 def test_a_rule_of_ones_own_takes_the_place_of_a_template_and_of_nothing_else(make: Make) -> None:
     files = {
         "Boxfile.yaml": "workspace: {name: shop, rules: ['//r']}\n",
