@@ -12,7 +12,7 @@ from buildgraph.boxfile.extends import merge
 from buildgraph.boxfile.schema import Attribute, DirPath, FilePath, RuleBody, RuleSpec, Type
 from buildgraph.boxfile.schema import ListOf as _ListOf
 from buildgraph.boxfile.schema import MapOf as _MapOf
-from buildgraph.boxfile.target import Block, Value
+from buildgraph.boxfile.target import Block, NamedPath, Value
 from buildgraph.boxfile.yaml import Entry
 from buildgraph.errors import InputError, Location
 from buildgraph.label import Label
@@ -56,6 +56,24 @@ def template_names(
         if value is not None:
             known[attribute.name] = _plain(value, attribute.type, label.package)
     return known
+
+
+def paths_of(
+    fields: Mapping[str, Value], attributes: Iterable[Attribute], call: Location
+) -> tuple[NamedPath, ...]:
+    """Return the files and directories that a target itself gives to its rule."""
+    found: list[NamedPath] = []
+    for attribute in attributes:
+        value, kind = fields.get(attribute.name), attribute.type
+        items = [value] if value is not None else []
+        if isinstance(kind, _ListOf):
+            items = [i for one in items if isinstance(one.data, tuple) for i in one.data]
+            kind = kind.item
+        if isinstance(kind, FilePath | DirPath):
+            name = "file" if isinstance(kind, FilePath) else "directory"
+            here = [one for one in items if one.where.path == call.path]
+            found += [(one.data, one.where, name) for one in here if isinstance(one.data, str)]
+    return tuple(found)
 
 
 def _plain(value: Value, kind: Type, package: str) -> Any:

@@ -17,7 +17,7 @@ from buildgraph.boxfile.header import Header, names_of
 from buildgraph.boxfile.matrix import Variant, suffix, variants
 from buildgraph.boxfile.rendering import Names, Surroundings
 from buildgraph.boxfile.rule_files import WHEN, errors_of
-from buildgraph.boxfile.target import Target, Value, text_of
+from buildgraph.boxfile.target import NamedPath, Target, Value, text_of
 from buildgraph.boxfile.visibility import PRIVATE, PUBLIC, Visibility
 from buildgraph.errors import InputError, Location
 from buildgraph.label import AllBelow, Label, OneTarget, TargetPattern
@@ -300,6 +300,7 @@ class Maker:
         attrs: dict[str, Value],
         visibility: Visibility | None,
         called: schema.RuleSpec | None = None,
+        paths: tuple[NamedPath, ...] = (),
     ) -> None:
         """Add the target that a draft has become; `called` is the rule that made the draft."""
         doc = attrs.pop("doc", None)
@@ -313,6 +314,7 @@ class Maker:
             visibility,
             called.name if called is not None else "",
             called.body.path if called is not None and called.body is not None else None,
+            paths,
         )
 
     def _call(
@@ -350,7 +352,9 @@ class Maker:
             attrs = self._fields(made, spec, schema.IMAGE.attributes, names)
             if doc is not None:
                 attrs["doc"] = doc
-            self._put(draft, "image", attrs, visibility, spec)
+            # A context of its own need not be a directory of the workspace.
+            paths = () if attrs["context"].given else calls.paths_of(found, own, draft.where)
+            self._put(draft, "image", attrs, visibility, spec, paths)
             for further in body.targets:
                 if self._is_wanted(further, names):
                     self._add_beside(draft, further, visibility, names)

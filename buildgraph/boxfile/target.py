@@ -104,12 +104,17 @@ Data = (
 EMPTY: Mapping[str, Value] = MappingProxyType({})
 
 
+# A path below the root, where it is written, and what has to be there: a "file" or a "directory".
+NamedPath = tuple[str, Location, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A labelled thing of a Boxfile; `attrs` has every attribute of its rule, defaults included.
 
     `kind` is the rule as the Boxfile has it: with a rule of the workspace's own `rule` is what that
-    comes to, and `rule_file` the path of the file it stands in. `visibility` None: public.
+    comes to, `rule_file` the path of the file it stands in, and `paths` the files and directories
+    that the rule was given. `visibility` None: public.
     """
 
     label: Label
@@ -120,6 +125,7 @@ class Target:
     visibility: Visibility | None = None
     kind: str = ""
     rule_file: str | None = None
+    paths: tuple[NamedPath, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.kind:

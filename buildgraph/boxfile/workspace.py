@@ -482,7 +482,7 @@ class Workspace:
 
     def _check_paths(self, target: Target) -> list[InputError]:
         image = image_target(target)
-        wanted = [(image.context, image.context_where, "directory")]
+        wanted = [(image.context, image.context_where, "directory"), *target.paths]
         for context in image.contexts:
             if isinstance(context.ref, DirContext):
                 wanted.append((context.ref.path, context.where, "directory"))

@@ -78,6 +78,7 @@ def test_a_target_of_a_rule_is_an_image_and_a_smoke(write: Write) -> None:
     root = write(
         service(
             {
+                "shop/api/locks/v.txt": "",
                 "shop/api/Boxfile.yaml": "targets:\n"
                 "  image:\n"
                 "    rule: service\n"
@@ -87,7 +88,7 @@ def test_a_target_of_a_rule_is_an_image_and_a_smoke(write: Write) -> None:
                 "    variables: {B: c}\n"
                 "    lock: locks/v.txt\n"
                 "    labels: {mode: mine}\n"
-                "    tags: 'api:{{ port + 1 }}'\n"
+                "    tags: 'api:{{ port + 1 }}'\n",
             }
         )
     )
@@ -371,6 +372,24 @@ def test_rules_are_read_when_somebody_asks(write: Write, shown: Shown) -> None:
         workspace.expand(["//b"])
     assert caught.value.where is not None
     assert caught.value.where.path == "tools/rules/broken.rule.yaml"
+
+
+def test_files_given_to_a_rule_are_missed_at_the_call(write: Write, shown: Shown) -> None:
+    def lacking(call: str) -> list[str]:
+        root = write(service({"app/Boxfile.yaml": f"targets: {{app: {{rule: service, {call}}}}}"}))
+        try:
+            Workspace.open(root).closure([Label("app", "app")])
+        except InputError as error:
+            return shown(error)
+        return []
+
+    write(service({"app/src/x": ""}))
+    assert lacking("module: a, sources: src") == []
+    assert lacking("module: a, sources: sources, lock: src") == [
+        "1:52-59 [sources] there is no directory 'app/sources' in the workspace",
+        "1:67-70 [src] 'app/src' is not a file",
+    ]
+    assert lacking("module: a, lock: none.txt, context: ..") == []
 
 
 def test_where_rules_are(write: Write, shown: Shown) -> None:

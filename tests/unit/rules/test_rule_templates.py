@@ -82,7 +82,9 @@ def test_a_target_is_an_image_whose_dockerfile_can_be_read(
     rule: str, words: Mapping[str, str], make: Make
 ) -> None:
     given = words[rule].removeprefix(", ")
-    workspace = make({"a/Boxfile.yaml": f"targets:\n  image: {{rule: {rule}, {given}}}\n"})
+    named = dict.fromkeys(("a/lock/r.txt", "a/w/x", "a/r/x", "a/l/x", "a/v/x"), "")
+    boxfile = f"targets:\n  image: {{rule: {rule}, {given}}}\n"
+    workspace = make({**named, "a/Boxfile.yaml": boxfile})
     image = image_of(workspace)
     text = text_of(image)
     assert "{{" not in text
