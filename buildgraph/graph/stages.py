@@ -414,8 +414,10 @@ def _destination(cwd: str, dest: str) -> str:
 
 def _title(source: str) -> str:
     first, _, rest = source.partition("\n")
-    # The indentation of continued lines says nothing once they are one.
-    return re.sub("[ \t]{2,}", " ", first) + (" …" if rest.strip() else "")
+    if "  " in first or "\t" in first:
+        # The indentation of continued lines says nothing once they are one.
+        first = re.sub("[ \t]{2,}", " ", first)
+    return first + (" …" if rest.strip() else "")
 
 
 def _check_supported(item: ins.Instruction) -> None:
