@@ -257,7 +257,7 @@ class _Composer:
 
     def _collection(self, event: _Event, depth: int) -> Node:
         if depth == limits.YAML_DEPTH:
-            self._fail(f"nested deeper than {limits.YAML_DEPTH} levels", event)
+            self._fail(_too_deep(), event)
         if isinstance(event, self._kinds.SequenceStartEvent):
             return self._sequence(event, depth + 1)
         return self._mapping(event, depth + 1)
@@ -357,6 +357,9 @@ def _syntax_error(error: MarkedYAMLError, source: Source) -> InputError:
     problem = error.problem or error.context or "unreadable"
     if mark is None:
         return InputError(f"not valid YAML: {problem}", Location(source.path))
+    if "nesting depth" in problem:
+        # libyaml from 0.2.6 on has a limit of its own, far above ours, and reads ahead of us.
+        return InputError(_too_deep(), source.at(mark.line, mark.column))
     line, column = mark.line, mark.column
     opened = error.context_mark
     if opened is not None and not source.line(line)[column:].strip():
@@ -369,6 +372,10 @@ def _syntax_error(error: MarkedYAMLError, source: Source) -> InputError:
     text = source.line(line)
     hint, end = _trap(problem, text, column)
     return InputError(f"not valid YAML: {problem}", source.at(line, column, end), hint)
+
+
+def _too_deep() -> str:
+    return f"nested deeper than {limits.YAML_DEPTH} levels"
 
 
 def _trap(problem: str, line: str, column: int) -> tuple[str | None, int]:
