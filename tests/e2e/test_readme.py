@@ -203,6 +203,9 @@ def test_the_sample_of_a_boxfile_is_one(workspace: Workspace) -> None:
     listed = workspace.run("list").stdout.split("\n")
     assert sorted(line.split()[0] for line in listed if line) == [
         "//app",
+        "//app:api",
+        "//app:api.base",
+        "//app:api.smoke",
         "//app:base",
         "//app:everything",
         "//app:release",
