@@ -42,6 +42,7 @@ from workloads import FULL, QUICK, WORKLOADS, Job, Phase, Row, Scale, Workload
 PLAN = "plan"
 _PLAN_BUDGET = 50.0  # microseconds a node
 _DISK = 24 << 30  # bytes, sparse: of --fresh
+_INODE = 8192  # bytes of the disk for each: a store of a million has as many files
 
 
 _Way = Callable[[Tool, Job], tuple[str, ...] | None]
@@ -63,11 +64,15 @@ class Suite:
         self.rounds = rounds
         self.quick = scale is not FULL
         self.failed_ours = False
+        self.results: list[Result] = []
         self._edits = 0
 
-    def everything(self, names: Sequence[str], slow: bool) -> list[Result]:
-        """Measure these workloads, with those peers too that take minutes if `slow`."""
-        results: list[Result] = []
+    def everything(self, names: Sequence[str], slow: bool) -> None:
+        """Measure these workloads into `results`, with those peers too that take minutes if `slow`.
+
+        What was measured before something fails is there.
+        """
+        results = self.results
         for workload in WORKLOADS:
             if workload.name in names:
                 asked = replace(workload, without=frozenset()) if slow else workload
@@ -82,7 +87,8 @@ class Suite:
             results += asking.rows(self.top, self.scale.asked, self.quick, ours, say)
         if shelves.NAME in names:
             results += shelves.rows(self.top, self.scale.records, self.quick, say)
-        return results + (self.plans() if PLAN in names else [])
+        if PLAN in names:
+            results += self.plans()
 
     def measure(self, workload: Workload) -> list[Result]:
         """Measure one workload with every tool and remove its files again."""
@@ -249,7 +255,7 @@ def workplace(directory: str, fresh: bool) -> Iterator[Path]:
         mounted.mkdir()
         with image.open("wb") as out:
             out.truncate(_DISK)
-        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-i", str(_INODE), image], check=True)
         subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
         try:
             yield mounted
@@ -284,11 +290,14 @@ def main() -> int:
     ):
         versions = {tool.name: tool.version() for tool in usable}
         suite = Suite(top, usable, scale, asked.rounds)
-        results = suite.everything(asked.workloads, asked.slow)
-    if asked.add:
-        new = {result.key for result in results}
-        results = [r for r in read(asked.out / "bench.json") if r.key not in new] + results
-    publish(results, about(versions, scale, asked.fresh), absent, asked.out)
+        try:
+            suite.everything(asked.workloads, asked.slow)
+        finally:
+            results = suite.results
+            if asked.add:
+                new = {result.key for result in results}
+                results = [r for r in read(asked.out / "bench.json") if r.key not in new] + results
+            publish(results, about(versions, scale, asked.fresh), absent, asked.out)
     return 1 if suite.failed_ours else 0
 
 
