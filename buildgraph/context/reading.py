@@ -131,10 +131,11 @@ class Reader:
             os.close(fd)
 
     def _open(self, directory: int, name: str) -> int:
+        asked = self._no_atime  # another thread may find out between the call and the answer
         try:
-            return os.open(name, _FILE | self._no_atime, dir_fd=directory)
+            return os.open(name, _FILE | asked, dir_fd=directory)
         except PermissionError as error:
-            if error.errno != errno.EPERM or not self._no_atime:
+            if error.errno != errno.EPERM or not asked:
                 raise
         # O_NOATIME is for owners only, open(2); from here on we do without.
         self._no_atime = 0
