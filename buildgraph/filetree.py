@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from buildgraph_cache.digest import Digest
+
+_CAPABILITY: Final = "security.capability"
 
 
 class Kind(enum.Enum):
@@ -93,3 +96,38 @@ class Entry:
     xattrs: tuple[tuple[str, bytes], ...] = ()
     rdev: int = 0  # os.makedev value of a CHAR or BLOCK entry
     content: bytes | FromTree | None = None  # of a FILE; None means empty
+
+
+def kept_xattr(name: str) -> bool:
+    """Say whether a layer keeps this attribute: `user.*` and `security.capability` (A10).
+
+    ACLs, SELinux labels and `trusted.*` are the machine's, not the image's; docker drops them too.
+    Marks of overlayfs and of our store would, copied, hide or change what is in a layer.
+    """
+    if name.startswith("user."):
+        return not name.startswith(("user.overlay.", "user.buildgraph."))
+    return name == _CAPABILITY
+
+
+def plain_xattr(name: str, value: bytes) -> bytes:
+    """Return an attribute's value; file capabilities without the user namespace they were set in.
+
+    `struct vfs_ns_cap_data` (revision 3) has a root id at its end, and that is this machine's;
+    revision 2 is what every layer has (linux/capability.h).
+    """
+    if name == _CAPABILITY and len(value) == 24 and value[3] == 3:
+        return value[:3] + b"\x02" + value[4:20]
+    return value
+
+
+def is_bare(fd: int, none: Collection[int]) -> bool:
+    """Say whether an open file has no attribute that a layer keeps.
+
+    `none` are the error numbers that say so too; raises other OSErrors.
+    """
+    try:
+        return not any(map(kept_xattr, os.listxattr(fd)))
+    except OSError as error:
+        if error.errno in none:
+            return True
+        raise

@@ -13,13 +13,12 @@ import stat as bits
 from typing import Final
 
 from buildgraph.errors import HostError, InputError
-from buildgraph.filetree import FileStat
+from buildgraph.filetree import FileStat, is_bare, kept_xattr, plain_xattr
 from buildgraph_cache.digest import Digest
 
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK: Final = 1 << 20
-# Marks of overlayfs and of our store; copied, they would hide or change what is in a layer.
-_OURS: Final = ("user.overlay.", "user.buildgraph.")
+_NO_XATTRS: Final = (errno.ENOTSUP, errno.ENOSYS)
 
 
 class ChangedWhileReading(HostError):
@@ -43,41 +42,14 @@ def kept_xattrs(path: str) -> tuple[tuple[str, bytes], ...]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+        if error.errno in _NO_XATTRS:
             return ()
         raise HostError(f"cannot read extended attributes: {error.strerror}") from error
     return tuple(
-        (name, _plain(name, os.getxattr(path, name, follow_symlinks=False)))
+        (name, plain_xattr(name, os.getxattr(path, name, follow_symlinks=False)))
         for name in sorted(names)
-        if _is_kept(name)
+        if kept_xattr(name)
     )
-
-
-def _is_kept(name: str) -> bool:
-    if name.startswith("user."):
-        return not name.startswith(_OURS)
-    return name == "security.capability"
-
-
-def _is_bare(fd: int) -> bool:
-    """Say whether a file has no attribute that a layer keeps."""
-    try:
-        return not any(map(_is_kept, os.listxattr(fd)))
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
-            return True
-        raise
-
-
-def _plain(name: str, value: bytes) -> bytes:
-    """Return file capabilities without the user namespace they were set in.
-
-    `struct vfs_ns_cap_data` (revision 3) ends with a root id, which is this machine's; revision 2
-    is what every layer has (linux/capability.h).
-    """
-    if name == "security.capability" and len(value) == 24 and value[3] == 3:
-        return value[:3] + b"\x02" + value[4:20]
-    return value
 
 
 def changed(path: str, how: str) -> ChangedWhileReading:
@@ -156,7 +128,7 @@ class Reader:
                 left -= len(data)
                 if left == 1 and len(data) < asked:
                     break  # less than was asked for: this was its end
-            bare = _is_bare(fd)
+            bare = is_bare(fd, _NO_XATTRS)
             if left != 1 or not same_file(os.fstat(fd), stat):
                 raise changed(path, "it was written to meanwhile")
         except OSError as error:

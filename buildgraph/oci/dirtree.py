@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from buildgraph.errors import HostError
-from buildgraph.filetree import Entry, FileStat, FromTree, Kind, name_order
+from buildgraph.filetree import (
+    Entry,
+    FileStat,
+    FromTree,
+    Kind,
+    is_bare,
+    kept_xattr,
+    name_order,
+    plain_xattr,
+)
 from buildgraph.rootpath import Root
 from buildgraph_cache.digest import Digest
 
@@ -82,27 +91,6 @@ def file_stat(st: os.stat_result, target: str = "") -> FileStat:
         st.st_rdev,
         target,
     )
-
-
-def kept_xattr(name: str) -> bool:
-    """Say whether a layer keeps this attribute: `user.*` and `security.capability` (A10).
-
-    ACLs, SELinux labels and `trusted.*` are the machine's, not the image's; docker drops them too.
-    """
-    if name.startswith("user."):
-        return not name.startswith(("user.overlay.", "user.buildgraph."))
-    return name == "security.capability"
-
-
-def plain_capability(value: bytes) -> bytes:
-    """Return file capabilities without the user namespace they were set in.
-
-    `struct vfs_ns_cap_data` (revision 3) has a root id at its end, and that is this machine's;
-    revision 2 is what every layer has (linux/capability.h).
-    """
-    if len(value) == 24 and value[3] == 3:
-        return value[:3] + b"\x02" + value[4:20]
-    return value
 
 
 class DirTree:
@@ -246,20 +234,11 @@ class DirTree:
             for name, size in files:
                 fd = os.open(name, _OPEN, dir_fd=parent)
                 try:
-                    yield name, _sha256(fd, size), _is_bare(fd)
+                    yield name, _sha256(fd, size), is_bare(fd, _NO_XATTRS)
                 finally:
                     os.close(fd)
         finally:
             os.close(parent)
-
-
-def _is_bare(fd: int) -> bool:
-    try:
-        return not any(map(kept_xattr, os.listxattr(fd)))
-    except OSError as error:
-        if error.errno in _NO_XATTRS:
-            return True
-        raise
 
 
 def _sha256(fd: int, size: int) -> Digest:
@@ -308,7 +287,7 @@ def _read_xattrs(fd: int, name: str) -> list[tuple[str, bytes]]:
             if error.errno in _NO_XATTRS:
                 continue
             raise
-        out.append((key, plain_capability(value) if key == "security.capability" else value))
+        out.append((key, plain_xattr(key, value)))
     return out
 
 

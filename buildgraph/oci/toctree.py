@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from buildgraph.filetree import FileStat, Kind, name_order
-from buildgraph.oci.dirtree import kept_xattr
+from buildgraph.filetree import FileStat, Kind, kept_xattr, name_order
 from buildgraph.oci.tarread import Member, TarReader
 from buildgraph.oci.tarstream import OPAQUE_NAME, WHITEOUT_PREFIX
 from buildgraph.oci.unpack import member_path

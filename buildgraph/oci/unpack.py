@@ -22,8 +22,8 @@ from typing import Final
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError, InputError
-from buildgraph.filetree import Kind
-from buildgraph.oci.dirtree import NODE_XATTR, kept_xattr, node_value
+from buildgraph.filetree import Kind, kept_xattr
+from buildgraph.oci.dirtree import NODE_XATTR, node_value
 from buildgraph.oci.tarread import Member, TarReader
 from buildgraph.oci.tarstream import OPAQUE_NAME, WHITEOUT_PREFIX
 from buildgraph.rootpath import Root

@@ -13,8 +13,8 @@ from typing import Final
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError, InputError
-from buildgraph.filetree import FileStat, name_order
-from buildgraph.oci.dirtree import file_stat, kept_xattr
+from buildgraph.filetree import FileStat, kept_xattr, name_order
+from buildgraph.oci.dirtree import file_stat
 from buildgraph.rootpath import Root
 from buildgraph_cache.digest import Digest
 
