@@ -15,8 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from buildgraph.filetree import FileStat, Kind
-
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GRAIN_NS: Final = 20_000_000  # coarsest clock tick that stamps files, with room (CONFIG_HZ=100)
 
@@ -26,9 +24,9 @@ Row = tuple[str, int, int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an observation is of: the root's stat, and the rows of each directory that was read."""
+    """What an observation is of: the root's own row, and those of each directory that was read."""
 
-    top: FileStat
+    top: Row
     rows: Sequence[tuple[str, Sequence[Row]]]
 
 
@@ -73,16 +71,19 @@ class Observation:
             os.close(root)
         if fingerprint(rows) != self.fingerprint:
             return None
-        stat = FileStat(
-            Kind.DIR,
-            top.st_mode & 0o7777,
-            size=top.st_size,
-            mtime_ns=top.st_mtime_ns,
-            ctime_ns=top.st_ctime_ns,
-            dev=top.st_dev,
-            ino=top.st_ino,
-        )
-        return Found(stat, rows)
+        return Found(_row("", top), rows)
+
+
+def _row(name: str, found: os.stat_result) -> Row:
+    return (
+        name,
+        found.st_mode,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_dev,
+    )
 
 
 def _rows(root: int, path: str, hidden: Sequence[str]) -> list[Row]:
@@ -96,12 +97,7 @@ def _rows(root: int, path: str, hidden: Sequence[str]) -> list[Row]:
     if hidden:
         left_out = set(hidden)
         found = [pair for pair in found if pair[0] not in left_out]
-    rows = [
-        (name, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev)
-        for name, s in found
-    ]
-    rows.sort()
-    return rows
+    return sorted(_row(name, stat) for name, stat in found)
 
 
 def fingerprint(directories: Iterable[tuple[str, list[Row]]]) -> str:

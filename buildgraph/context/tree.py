@@ -458,14 +458,16 @@ class ContextTree(Closing):
         )
 
 
-def kind_of(mode: int) -> Kind:
-    """Return the type of an entry from its st_mode."""
-    return _KINDS[mode & 0o170000]
-
-
 def _row(name: str, stat: FileStat) -> Row:
     mode = _TYPE_BITS[stat.kind] | stat.mode
     return name, mode, stat.size, stat.mtime_ns, stat.ctime_ns, stat.ino, stat.dev
+
+
+def stat_of_row(row: Row) -> FileStat:
+    """Return what a row of an observation says of an entry: all but its owner and its link."""
+    _, mode, size, mtime, ctime, inode, device = row
+    kind = _KINDS[mode & 0o170000]
+    return FileStat(kind, mode & 0o7777, 0, 0, size, mtime, ctime, device, inode)
 
 
 def _stat_of(found: os.stat_result, target: str = "", *, owners: bool = False) -> FileStat:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from buildgraph.context.observation import Found, Observation
-from buildgraph.context.tree import ContextTree, kind_of
+from buildgraph.context.tree import ContextTree, stat_of_row
 from buildgraph.engine.records import question
 from buildgraph.filetree import FileStat
 from buildgraph.graph.ops import ContextSpec
@@ -76,16 +76,10 @@ class SeenContext:
         for part in self._parts:
             if part.found is None or not part.asked:
                 continue
-            yield self._root, part.found.top
+            yield self._root, stat_of_row(part.found.top)
             for directory, rows in part.found.rows:
                 prefix = f"{self._root}/{directory}/" if directory else f"{self._root}/"
-                for name, mode, size, mtime, ctime, inode, device in rows:
-                    yield (
-                        prefix + name,
-                        FileStat(
-                            kind_of(mode), mode & 0o7777, 0, 0, size, mtime, ctime, device, inode
-                        ),
-                    )
+                yield from ((prefix + row[0], stat_of_row(row)) for row in rows)
 
     def to_keep(self, tree: ContextTree | None) -> bytes | None:
         """Return what the next build should know; None: what is kept already.
