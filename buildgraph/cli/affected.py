@@ -12,8 +12,9 @@ import click
 
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.answers import affected_text
-from buildgraph.cli.entry import guarded, open_workspace, workspace_at
+from buildgraph.cli.entry import guarded, open_workspace
 from buildgraph.cli.known import keep
+from buildgraph.cli.opening import workspace_at
 from buildgraph.cli.options import store_option
 from buildgraph.cli.outside import known_images
 from buildgraph.engine.affected import (

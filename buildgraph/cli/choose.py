@@ -18,7 +18,7 @@ from buildgraph.cli.contexts import (
     is_remote,
     read_dockerfile,
 )
-from buildgraph.cli.entry import workspace_at
+from buildgraph.cli.opening import workspace_at
 from buildgraph.cli.session import Session
 from buildgraph.engine.prepare import Overrides
 from buildgraph.errors import InputError

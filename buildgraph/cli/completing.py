@@ -203,7 +203,7 @@ def _names(files: Files, package: str) -> Iterator[Candidate]:
     """Yield the targets of one package, whose Boxfile alone is read."""
     if not is_package(package) or not any(_kinds(files, package)):
         return
-    from buildgraph.cli.entry import workspace_at
+    from buildgraph.cli.opening import workspace_at
 
     for name, target in workspace_at(files.root).package(package).targets.items():
         yield name, target.doc or target.kind

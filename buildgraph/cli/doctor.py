@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildgraph.cli.entry import guarded, workspace_at
+from buildgraph.cli.entry import guarded
+from buildgraph.cli.opening import workspace_at
 from buildgraph.cli.options import store_option
 from buildgraph.cli.places import default_store
 

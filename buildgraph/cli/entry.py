@@ -15,6 +15,7 @@ import click
 
 from buildgraph.boxfile.files import find_root
 from buildgraph.boxfile.workspace import Workspace
+from buildgraph.cli.opening import workspace_at
 from buildgraph.cli.places import default_store
 from buildgraph.errors import BuildgraphError, InputError, Interrupted
 
@@ -101,13 +102,6 @@ def open_workspace(cwd: str) -> tuple[Workspace, str]:
         )
     workspace = workspace_at(root)
     return workspace, workspace.package_of(cwd)
-
-
-def workspace_at(root: str) -> Workspace:
-    """Open the workspace at `root` with the rules that come with this program."""
-    from buildgraph_rules.registry import rule_specs
-
-    return Workspace.open(root, rules=rule_specs())
 
 
 def own_store(named: str | None) -> str:

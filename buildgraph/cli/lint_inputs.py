@@ -18,7 +18,7 @@ from buildgraph.boxfile.files import begins_workspace, find_root
 from buildgraph.boxfile.loader import BOXFILE
 from buildgraph.boxfile.target import DockerfileAt, ImageTarget, group_target, image_target
 from buildgraph.boxfile.workspace import Workspace
-from buildgraph.cli.entry import workspace_at
+from buildgraph.cli.opening import workspace_at
 from buildgraph.dockerfile.directives import check_frontend
 from buildgraph.dockerfile.parser import parse
 from buildgraph.engine.prepare import DEFAULT_EPOCH, Overrides, Preparer

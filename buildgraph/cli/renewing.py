@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from buildgraph.boxfile.workspace import Workspace
+from buildgraph.cli.opening import workspace_at
 from buildgraph.engine.renew import renewed
 from buildgraph.errors import InputError
-from buildgraph_rules.registry import rule_specs
 
 if TYPE_CHECKING:
     from buildgraph.engine.affected import Causes
@@ -36,7 +36,7 @@ def renew(
 
             return Outline(workspace, stack.enter_context(known_images(workspace, store)))
 
-        return renewed(value, moved, began_ns, _open_at, outline_of)
+        return renewed(value, moved, began_ns, workspace_at, outline_of)
 
 
 def add_redefined(
@@ -56,7 +56,7 @@ def add_redefined(
     from buildgraph.engine.outline import Outline
     from buildgraph.engine.redefined import Pins, Redefined
 
-    workspace = _open_at(root)
+    workspace = workspace_at(root)
 
     def no_pins(text: str) -> Pins:
         raise AssertionError("pins are compared with the whole workspace at hand")
@@ -65,13 +65,9 @@ def add_redefined(
         known_images(workspace, store) as images,
         tempfile.TemporaryDirectory(prefix="buildgraph-") as scratch,
     ):
-        redefined = Redefined(workspace, earlier, images, no_pins, _open_at, scratch)
+        redefined = Redefined(workspace, earlier, images, no_pins, workspace_at, scratch)
         try:
             outline = Outline(workspace, images)
             return redefined.add_few(causes, changes, outline, reading, reach)
         except InputError:
             return False
-
-
-def _open_at(root: str) -> Workspace:
-    return Workspace.open(root, rules=rule_specs())
