@@ -12,13 +12,14 @@ import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from buildgraph import events as ev
 from buildgraph.cli import words
 from buildgraph.cli.escape import LineSplitter, safe, safe_bytes
+from buildgraph.cli.textfile import check_writable, replace_text
 from buildgraph.errors import BuildgraphError, Interrupted, Location
 from buildgraph.transport.urls import strip_logins
 
@@ -54,6 +55,11 @@ class Step:
     worker: int | None = None  # None: the thread that decides, or nobody
     began: float | None = None  # None: it was never taken up
     ended: float = 0.0
+
+    @property
+    def short_key(self) -> str:
+        """What is enough of the key to tell it from others."""
+        return self.key.removeprefix("sha256:")[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +330,48 @@ class Course:
         for place, starts in up.items():
             end = ends.get(place[0], self.time)
             yield from (_service(place, start, max(start, end), "") for start in starts)
+
+
+class CourseFiles:
+    """Takes in a build and writes files about its course at its end, each whole or not at all."""
+
+    def __init__(self, files: Sequence[tuple[str, Callable[[Course], Iterable[str]]]]):
+        """Take (path, what is written there). Raises HostError where a file cannot be written."""
+        for path, _ in files:
+            check_writable(path)
+        self._files = files
+        self._course = Course()
+
+    def __call__(self, event: ev.Event) -> None:
+        """Keep what matters of one event."""
+        self._course(event)
+
+    def failed(self, error: BuildgraphError) -> None:
+        """Keep an error that belongs to no node."""
+        self._course.failed(error)
+
+    def close(self) -> None:
+        """Write each file that can be written. Raises HostError where one cannot."""
+        trouble: BuildgraphError | None = None
+        for path, text in self._files:
+            try:
+                replace_text(path, text(self._course))
+            except BuildgraphError as error:
+                trouble = error
+        if trouble is not None:
+            raise trouble
+
+
+class CourseAndFindings(CourseFiles):
+    """Does so for files that also tell what the checks have found and what came of the tests."""
+
+    def findings(self, found: Iterable[Finding]) -> None:
+        """Keep what the checks have found."""
+        self._course.findings += found
+
+    def tests(self, reports: Iterable[SmokeReport]) -> None:
+        """Keep what came of the tests."""
+        self._course.reports += reports
 
 
 def _service(place: tuple[str, str], start: float, end: float, note: str) -> Span:

@@ -5,7 +5,7 @@ not know what any of them writes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -144,16 +144,26 @@ def open_readers(
         from buildgraph.cli.report_junit import JunitReport
 
         readers.append(JunitReport(files.junit))
-    if files.profile is not None:
-        from buildgraph.cli.report_trace import TraceFile
-
-        readers.append(TraceFile(files.profile))
-    if files.report is not None:
-        from buildgraph.cli.report_page import ReportPage
-
-        readers.append(ReportPage(files.report))
+    if files.profile is not None or files.report is not None:
+        readers.append(_course_files(files))
     if env.get("GITHUB_ACTIONS") == "true":
         from buildgraph.cli.github import GithubReader
 
         readers.append(GithubReader(err, env, cwd))
     return Readers(screen, readers)
+
+
+def _course_files(files: ReaderFiles) -> Reader:
+    """Return what follows a build once for all files about its course."""
+    from buildgraph.cli.course import Course, CourseAndFindings, CourseFiles
+
+    wanted: list[tuple[str, Callable[[Course], Iterable[str]]]] = []
+    if files.profile is not None:
+        from buildgraph.cli.report_trace import trace
+
+        wanted.append((files.profile, trace))
+    if files.report is None:
+        return CourseFiles(wanted)
+    from buildgraph.cli.report_page import page
+
+    return CourseAndFindings([*wanted, (files.report, page)])

@@ -20,7 +20,6 @@ from buildgraph.graph.picture import Verdict as Colour
 
 ROWS: Final = 10_000
 BOXES: Final = 1_500  # of one level
-_STEPS: Final = 20_000  # of which the levels above could be made
 VERDICTS: Final[tuple[Verdict, ...]] = ("failed", "stopped", "built", "skipped", "hit")
 _COLOURS: Final[Mapping[Verdict, Colour]] = {
     "failed": "failed",
@@ -58,7 +57,7 @@ def contents(course: Course) -> Contents:
     else:
         first = heapq.nsmallest(ROWS, course.steps(), key=_matters)
         steps = tuple(sorted(first, key=lambda step: step.node))
-    drawn = _picture(course, steps) if len(steps) == nodes <= _STEPS and nodes else None
+    drawn = _picture(course, steps) if 0 < len(steps) == nodes else None
     levels = () if drawn is None else tuple(n for n in LEVELS if 0 < len(drawn.levels[n]) <= BOXES)
     way = [course.step(node) for node in busiest(course.steps())]
     return Contents(course.time, nodes, steps, counts, saved, tuple(way), drawn, levels)
@@ -162,7 +161,7 @@ def _row(step: Step, label: int) -> list[Any]:
         round(step.seconds, 6),
         step.size,
         0 if step.worker is None else step.worker + 1,
-        step.key[7:19],
+        step.short_key,
         [safe(reason) for reason in step.reasons],
         list(step.needs),
     ]

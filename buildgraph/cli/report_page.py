@@ -7,22 +7,15 @@ Texts from outside stand in it escaped, or in data that the script puts in as te
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from buildgraph.cli.course import Course, Verdict
 from buildgraph.cli.report_data import ROWS, VERDICTS, Contents, contents, script_data
 from buildgraph.cli.report_summary import headline, summary
-from buildgraph.cli.textfile import check_writable, replace_text
-from buildgraph.errors import BuildgraphError
-from buildgraph.events import Event
 from buildgraph.graph.picture_page import PAGE_STYLE, SCRIPT, canvas, head, legend, script_json
 from buildgraph.graph.picture_svg import STYLE, text_of
-
-if TYPE_CHECKING:
-    from buildgraph.cli.lint_report import Finding
-    from buildgraph.engine.smoke.report import SmokeReport
 
 _WORDS: Final[dict[Verdict, str]] = {
     "failed": "failed",
@@ -42,36 +35,6 @@ _SORTS: Final = (
     ("time", "as they ran"),
     ("graph", "by number"),
 )
-
-
-class ReportPage:
-    """Takes in a build and writes the page about it to `path` at its end, whole or not at all."""
-
-    def __init__(self, path: str):
-        """Raises HostError where the file cannot be written, before anything is built."""
-        check_writable(path)
-        self._path = path
-        self._course = Course()
-
-    def __call__(self, event: Event) -> None:
-        """Keep what matters of one event."""
-        self._course(event)
-
-    def failed(self, error: BuildgraphError) -> None:
-        """Keep an error that belongs to no node."""
-        self._course.failed(error)
-
-    def findings(self, found: Iterable[Finding]) -> None:
-        """Keep what the checks have found."""
-        self._course.findings += found
-
-    def tests(self, reports: Iterable[SmokeReport]) -> None:
-        """Keep what came of the tests."""
-        self._course.reports += reports
-
-    def close(self) -> None:
-        """Write the page. Raises HostError."""
-        replace_text(self._path, page(self._course))
 
 
 def page(course: Course) -> Iterator[str]:

@@ -19,39 +19,14 @@ from buildgraph import __version__
 from buildgraph import events as ev
 from buildgraph.cli.course import Course, Span, Step
 from buildgraph.cli.escape import safe
-from buildgraph.cli.textfile import check_writable, replace_text
-from buildgraph.errors import BuildgraphError
 
 _PROCESS: Final = 1
 _DECIDING: Final = 0  # the row of the thread that decides; worker N has row N + 1
 _TESTS: Final = 10_000  # the first row of a test's checks
 _ASIDE: Final = ("phase", "service")
-_KEY: Final = slice(7, 19)  # of "sha256:…": what is enough to tell keys apart
 
 _Row = dict[str, Any]
 _Took = tuple[int, int, int]  # start, end, row
-
-
-class TraceFile:
-    """Takes in a build and writes its trace to `path` at its end, whole or not at all."""
-
-    def __init__(self, path: str):
-        """Raises HostError where the file cannot be written, before anything is built."""
-        check_writable(path)
-        self._path = path
-        self._course = Course()
-
-    def __call__(self, event: ev.Event) -> None:
-        """Keep what matters of one event."""
-        self._course(event)
-
-    def failed(self, error: BuildgraphError) -> None:
-        """Keep an error that belongs to no node."""
-        self._course.failed(error)
-
-    def close(self) -> None:
-        """Write the file. Raises HostError."""
-        replace_text(self._path, trace(self._course))
 
 
 def trace(course: Course) -> Iterator[str]:
@@ -167,7 +142,7 @@ def _args(step: Step) -> _Row:
     if step.stage:
         args["stage"] = safe(step.stage)
     if step.key:
-        args["key"] = step.key[_KEY]
+        args["key"] = step.short_key
     if step.reasons:
         args["because"] = [safe(reason) for reason in step.reasons]
     if step.size:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import secrets
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from buildgraph.errors import HostError
+from buildgraph.oci.publish import new_file
 
 
 def cannot_write(path: str, error: OSError) -> HostError:
@@ -52,29 +52,14 @@ def check_writable(path: str) -> None:
 def replace_text(path: str, parts: Iterable[str]) -> None:
     """Put text into a file at once: whoever reads it finds the old text or all of the new.
 
-    A pipe or a device is written where it lies. Bytes that are no UTF-8 become \\xNN. Raises
-    HostError.
+    A pipe or a device is written where it lies, and so is a file that is ours in a directory that
+    is not. Bytes that are no UTF-8 become \\xNN. Raises HostError.
     """
+    check_writable(path)  # directories are not made on the way
+    real = Path(path).resolve() if os.path.isfile(path) else Path(path)
+    in_place = real.is_file() and not os.access(real.parent, os.W_OK | os.X_OK)
     try:
-        whole = not os.path.exists(path) or os.path.isfile(path)
-        real = os.path.realpath(path) if whole else path
-        beside = f"{real}.{secrets.token_hex(4)}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        try:
-            descriptor = os.open(beside, flags, 0o666) if whole else -1
-        except PermissionError:  # a file that is ours in a directory that is not
-            descriptor = -1
-        if descriptor < 0:
-            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(parts)
-            return
-        try:
-            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(parts)
-            os.replace(beside, real)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
+        with real.open("wb") if in_place else new_file(real) as file:
+            file.writelines(part.encode("utf-8", "backslashreplace") for part in parts)
     except OSError as error:
         raise cannot_write(path, error) from error
