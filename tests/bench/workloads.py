@@ -217,22 +217,24 @@ def _worked(top: Path, scale: Scale) -> Job:
 def _images(top: Path, scale: Scale) -> Job:
     _base(top / "base")
     _dockerfile(top / "base", "FROM scratch", "COPY bin /bin")
-    boxfile = ["workspace: {name: bench}"]
-    (top / "Boxfile.yaml").write_text("\n".join(boxfile) + "\n")
+    (top / "Boxfile.yaml").write_text("workspace: {name: bench}\n")
     names = tuple(f"p{number:04}" for number in range(scale.images))
     text = _text(4, 65536)
     for position, name in enumerate(names):
-        source = top / name / "src"
-        source.mkdir(parents=True)
-        for number in range(scale.image_files):
-            head = f"{name} {number}\n".encode()
-            (source / f"f{number:03}.txt").write_bytes(head + text[position : position + 1500])
-        (top / name / "Boxfile.yaml").write_text(
-            'targets:\n  image:\n    contexts: {base: "//base"}\n'
-        )
-        _dockerfile(top / name, "FROM base", "COPY src /src", "RUN cat /src/*.txt > /all")
+        part = text[position : position + 1500]
+        _package(top / name, name, scale.image_files, part, "RUN cat /src/*.txt > /all")
     edit = top / names[len(names) // 2] / "src" / "f001.txt"
     return Job(top, packages=names, edit=edit)
+
+
+def _package(directory: Path, name: str, files: int, text: bytes, last: str) -> None:
+    """Write a package that copies so many files over `//base` and ends with a step."""
+    source = directory / "src"
+    source.mkdir(parents=True)
+    for number in range(files):
+        (source / f"f{number:03}.txt").write_bytes(f"{name} {number}\n".encode() + text)
+    (directory / "Boxfile.yaml").write_text('targets:\n  image:\n    contexts: {base: "//base"}\n')
+    _dockerfile(directory, "FROM base", "COPY src /src", last)
 
 
 def _many_images(top: Path, scale: Scale) -> Job:
@@ -247,15 +249,9 @@ def _targets(top: Path, scale: Scale) -> Job:
     names = tuple(f"g{number // 50:02}/p{number:04}" for number in range(scale.targets))
     text = _text(5, 65536)
     for position, name in enumerate(names):
-        source = top / name / "src"
-        source.mkdir(parents=True)
-        for number in range(scale.target_files):
-            head = f"{name} {number}\n".encode()
-            (source / f"f{number:03}.txt").write_bytes(head + text[position : position + 500])
-        (top / name / "Boxfile.yaml").write_text(
-            'targets:\n  image:\n    contexts: {base: "//base"}\n'
+        _package(
+            top / name, name, scale.target_files, text[position : position + 500], "WORKDIR /src"
         )
-        _dockerfile(top / name, "FROM base", "COPY src /src", "WORKDIR /src")
     middle = names[len(names) // 2]
     return Job(top, packages=names, edit=top / middle / "src" / "f001.txt", one=f"//{middle}")
 

@@ -14,9 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from e2e.harness import ROOT, Result, User, Workspace
 
 ALL = "//examples/..."
+# A test of the fixture `checkout` runs twice: on what root built, and on what a user did.
+EITHER = pytest.mark.parametrize("checkout", ["in_place", "elsewhere"], indirect=True)
 LONG_AGO = 1_000_000_000  # seconds: 2001
 _numbers = itertools.count()
 

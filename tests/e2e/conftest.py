@@ -62,3 +62,17 @@ def examples_elsewhere(
 ) -> Checkout:
     """Return the examples as an ordinary user built them in a clone, four steps at a time."""
     return built_elsewhere(examples_tree, as_user, jobs=4)
+
+
+@pytest.fixture
+def checkout(request: pytest.FixtureRequest) -> Checkout:
+    """Return what root built in place, or what an ordinary user built elsewhere; see `EITHER`."""
+    found = request.getfixturevalue(f"examples_{request.param}")
+    assert isinstance(found, Checkout)
+    return found
+
+
+@pytest.fixture
+def copied(examples_in_place: Checkout) -> Checkout:
+    """Return a fresh copy, on the store that knows the examples."""
+    return examples_in_place.again()

@@ -12,28 +12,13 @@ from typing import Any
 
 import pytest
 
-from e2e.checkouts import ALL, Checkout
+from e2e.checkouts import ALL, EITHER, Checkout
 from e2e.harness import ROOT, Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.kernel]
 EXAMPLES = sorted(p.name for p in (ROOT / "examples").iterdir() if p.is_dir())
 NO_IMAGE = ("group", "push", "smoke")
 MONEY = "examples/monorepo/lib/shoplib/shoplib/money.py"
-BOTH = pytest.mark.parametrize("checkout", ["in_place", "elsewhere"], indirect=True)
-
-
-@pytest.fixture
-def checkout(request: pytest.FixtureRequest) -> Checkout:
-    """Return what root built in place, or what an ordinary user built elsewhere."""
-    found = request.getfixturevalue(f"examples_{request.param}")
-    assert isinstance(found, Checkout)
-    return found
-
-
-@pytest.fixture
-def copied(examples_in_place: Checkout) -> Checkout:
-    """Return a fresh copy, on the store that knows the examples."""
-    return examples_in_place.again()
 
 
 def targets(checkout: Checkout, *patterns: str) -> dict[str, str]:
@@ -108,7 +93,7 @@ def test_every_target_has_the_same_digest_for_everybody(
         assert {e["key"] for e in ended} == made, "the store was to be empty"
 
 
-@BOTH
+@EITHER
 def test_the_store_is_whole_afterwards(checkout: Checkout) -> None:
     checkout.run("cache", "verify")
 
@@ -116,7 +101,7 @@ def test_the_store_is_whole_afterwards(checkout: Checkout) -> None:
 # -- no work twice -----------------------------------------------------------------------
 
 
-@BOTH
+@EITHER
 def test_a_second_build_builds_nothing(checkout: Checkout) -> None:
     for _ in range(2):  # the second of them may take a shorter way
         assert_nothing_built(checkout.build(ALL), checkout.first)
@@ -235,14 +220,14 @@ def test_a_changed_script_redoes_the_copy_and_not_the_run(copied: Checkout) -> N
 # -- what they print ---------------------------------------------------------------------
 
 
-@BOTH
+@EITHER
 def test_hello_greets_from_debian_as_nobody(checkout: Checkout) -> None:
     said = checkout.run("run", "//examples/hello:image").stdout.splitlines()
     assert re.fullmatch(r"hello from Debian GNU/Linux .*, as nobody, in /srv/hello", said[-1])
     assert len(said) > 4, "figlet, which RUN installed, draws large letters"
 
 
-@BOTH
+@EITHER
 def test_multistage_counts_words(checkout: Checkout) -> None:
     text = (ROOT / "examples/multistage/src/sample.txt").read_text().lower()
     words = Counter(re.findall("[a-z]+", text))
@@ -251,7 +236,7 @@ def test_multistage_counts_words(checkout: Checkout) -> None:
     assert said == "".join(f"{count:5} {word}\n" for word, count in best)
 
 
-@BOTH
+@EITHER
 def test_the_report_reads_what_other_images_brought(checkout: Checkout) -> None:
     said = checkout.run("run", "//examples/monorepo/tools/report").stdout
     lines = {
@@ -266,7 +251,7 @@ def test_the_report_reads_what_other_images_brought(checkout: Checkout) -> None:
 SMOKE = "//examples/smoke:smoke"
 
 
-@BOTH
+@EITHER
 def test_the_web_service_and_its_database_pass_as_containers(checkout: Checkout) -> None:
     said = checkout.run("test", SMOKE, "--no-cache").stdout
     assert re.search(rf"{SMOKE} passed in [0-9.]+s \(10 checks\)", said), said

@@ -19,29 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from e2e.checkouts import Checkout, git
+from e2e.checkouts import EITHER, Checkout, git
 from e2e.harness import ROOT, Result
 from e2e.images import read_archive
 
 pytestmark = [pytest.mark.slow, pytest.mark.kernel]
 RULES = ("c_binary", "jvm_app", "node_app", "python_app", "static_site")
-BOTH = pytest.mark.parametrize("checkout", ["in_place", "elsewhere"], indirect=True)
 WHEEL = "slugs-1.0-py3-none-any.whl"
 PACKAGE = "plural-1.0.0.tgz"
-
-
-@pytest.fixture
-def checkout(request: pytest.FixtureRequest) -> Checkout:
-    """Return what root built in place, or what an ordinary user built elsewhere."""
-    found = request.getfixturevalue(f"examples_{request.param}")
-    assert isinstance(found, Checkout)
-    return found
-
-
-@pytest.fixture
-def copied(examples_in_place: Checkout) -> Checkout:
-    """Return a fresh copy, on the store that knows the examples."""
-    return examples_in_place.again()
 
 
 def place(rule: str) -> str:
@@ -56,7 +41,7 @@ def built(result: Result) -> list[str]:
 # -- they run ----------------------------------------------------------------------------
 
 
-@BOTH
+@EITHER
 @pytest.mark.parametrize("rule", RULES)
 def test_the_example_of_a_rule_runs(rule: str, checkout: Checkout) -> None:
     said = checkout.run("test", f"//examples/{rule}:smoke").stdout
