@@ -16,11 +16,11 @@ Anything else that escapes is our bug: traceback, exit 70.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Location:
+class Location(Struct, frozen=True, order=True):
     """A place in a text the user wrote; lines and columns count from 1, 0 means unknown."""
 
     path: str

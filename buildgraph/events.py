@@ -8,13 +8,13 @@ and a wait for somebody who builds the same, come after that and before `NodeSta
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph.errors import BuildgraphError, Location
 
 
-@dataclass(frozen=True, slots=True)
-class BuildStarted:
+class BuildStarted(Struct, frozen=True):
     """The graph is known: `nodes` of it are to be visited for `targets`."""
 
     time: float
@@ -24,8 +24,7 @@ class BuildStarted:
     jobs: int = 0  # workers there may be
 
 
-@dataclass(frozen=True, slots=True)
-class NodeStarted:
+class NodeStarted(Struct, frozen=True):
     """A node had no record and is being executed; `reason` says why it missed."""
 
     time: float
@@ -41,8 +40,7 @@ class NodeStarted:
     began: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeOutput:
+class NodeOutput(Struct, frozen=True):
     """Raw bytes a node's command wrote; any terminal tricks still inside."""
 
     time: float
@@ -50,8 +48,7 @@ class NodeOutput:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NodeProgress:
+class NodeProgress(Struct, frozen=True):
     """How far a transfer or an unpack has come; total 0 = unknown."""
 
     time: float
@@ -61,8 +58,7 @@ class NodeProgress:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFinished:
+class NodeFinished(Struct, frozen=True):
     """A node has its result. `cached` nodes were not started."""
 
     time: float
@@ -82,8 +78,7 @@ class NodeFinished:
     reasons: tuple[str, ...] = ()  # why it was not cached: the first of them, and how many more
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFailed:
+class NodeFailed(Struct, frozen=True):
     """A node said no."""
 
     time: float
@@ -100,8 +95,7 @@ class NodeFailed:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NodeCancelled:
+class NodeCancelled(Struct, frozen=True):
     """A node was not run, or stopped, because another failed or the user asked."""
 
     time: float
@@ -113,8 +107,7 @@ class NodeCancelled:
     needs: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """Something worth a line that belongs to no node: a warning, a wait, a sweep."""
 
     time: float
@@ -123,8 +116,7 @@ class Notice:
     where: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageBuilt:
+class ImageBuilt(Struct, frozen=True):
     """A requested target is complete."""
 
     time: float
@@ -140,8 +132,7 @@ class ImageBuilt:
     began: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SmokeStarted:
+class SmokeStarted(Struct, frozen=True):
     """A smoke test begins to run; `reason` says why it has no verdict yet."""
 
     time: float
@@ -152,8 +143,7 @@ class SmokeStarted:
     run: int = 1  # of --runs
 
 
-@dataclass(frozen=True, slots=True)
-class SmokeNote:
+class SmokeNote(Struct, frozen=True):
     """Something happened to a service of a smoke test: it started, is healthy, ended."""
 
     time: float
@@ -163,8 +153,7 @@ class SmokeNote:
     seconds: float  # since the test began
 
 
-@dataclass(frozen=True, slots=True)
-class CheckFinished:
+class CheckFinished(Struct, frozen=True):
     """A check of a smoke test was made; `complaints` say what is wrong."""
 
     time: float
@@ -176,8 +165,7 @@ class CheckFinished:
     where: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SmokeFinished:
+class SmokeFinished(Struct, frozen=True):
     """A smoke test has its verdict; `reason` says why it ended before its checks did."""
 
     time: float
@@ -195,8 +183,7 @@ class SmokeFinished:
     began: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFinished:
+class BuildFinished(Struct, frozen=True):
     """Nothing more will come."""
 
     time: float

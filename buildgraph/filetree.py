@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from buildgraph_cache.digest import Digest
 
@@ -30,8 +31,7 @@ class Kind(enum.Enum):
     SOCKET = "s"  # exists in contexts, can never be in a layer
 
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
+class FileStat(Struct, frozen=True):
     """What lstat(2) says, reduced to what we use."""
 
     kind: Kind
@@ -72,8 +72,7 @@ def name_order(name: str) -> bytes:
     return os.fsencode(name)
 
 
-@dataclass(frozen=True, slots=True)
-class FromTree:
+class FromTree(Struct, frozen=True):
     """Bytes that are a regular file of some tree; `stat` is what it was when it was hashed."""
 
     tree: FileTree
@@ -81,8 +80,7 @@ class FromTree:
     stat: FileStat
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One entry of a layer to be written. `path` as above, never "" ."""
 
     path: str

@@ -9,8 +9,9 @@ where a command takes a pattern it also takes a plain path.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError, Location
 
@@ -24,8 +25,7 @@ _NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:@{_PAIR}(?:,{_PAIR})
 _WILDCARDS: Final = ("all", "*")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Label:
+class Label(Struct, frozen=True, order=True):
     """The name of one target; `package` is a path from the workspace's root, "" for the root."""
 
     package: str
@@ -54,29 +54,25 @@ class Label:
         return tuple((key, value) for key, _, value in pairs)
 
 
-@dataclass(frozen=True, slots=True)
-class OneTarget:
+class OneTarget(Struct, frozen=True):
     """Just this target."""
 
     label: Label
 
 
-@dataclass(frozen=True, slots=True)
-class AllInPackage:
+class AllInPackage(Struct, frozen=True):
     """Every target of one package."""
 
     package: str
 
 
-@dataclass(frozen=True, slots=True)
-class AllBelow:
+class AllBelow(Struct, frozen=True):
     """Every target of a package and of all packages below it."""
 
     package: str
 
 
-@dataclass(frozen=True, slots=True)
-class AtPath:
+class AtPath(Struct, frozen=True):
     """What stands at a path: a directory's target, or the target of a Dockerfile.
 
     `path` is relative to the workspace's root. `neighbour` is the label that a bare word could
@@ -90,8 +86,7 @@ class AtPath:
 Selection = OneTarget | AllInPackage | AllBelow | AtPath
 
 
-@dataclass(frozen=True, slots=True)
-class TargetPattern:
+class TargetPattern(Struct, frozen=True):
     """A set of targets to add, or with `exclude` to take away; `text` is what was written."""
 
     text: str

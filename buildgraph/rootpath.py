@@ -14,9 +14,10 @@ import errno
 import functools
 import os
 import stat as stat_bits
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.closing import Closing
@@ -194,8 +195,7 @@ def _openat2(fd: int, path: str, flags: int, mode: int, resolve: int) -> int:
 # --- by ourselves ----------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _End:
+class _End(Struct):
     """Where a walk came to: `name` in the directory on top, or that directory itself for ""."""
 
     name: str

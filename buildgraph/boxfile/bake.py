@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NoReturn, assert_never
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile import hcl_nodes as hcl
 from buildgraph.boxfile.bake_json import bake_json
@@ -47,8 +48,7 @@ _BUILTINS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(Struct, frozen=True):
     """A target as it is written; `values` with the place of each."""
 
     name: str
@@ -56,8 +56,7 @@ class _Target:
     where: Location
 
 
-@dataclass(slots=True)
-class BakeFile:
+class BakeFile(Struct):
     """What a bake file comes to."""
 
     builds: list[Imported] = field(default_factory=list)

@@ -5,7 +5,8 @@ come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.boxfile.target import Target
 from buildgraph.errors import InputError, Location
@@ -14,8 +15,7 @@ from buildgraph.label import Label
 Edge = tuple[Label, Location]  # what is needed, and where that is written
 
 
-@dataclass(slots=True)
-class _Visit:
+class _Visit(Struct):
     """A target on the way down; `entered` is where its user names it."""
 
     target: Target

@@ -9,10 +9,13 @@ test is the same for everybody. Source: the Compose Specification, 05-services, 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.boxfile import yaml
 from buildgraph.boxfile.schema import Attribute, Bool, ByShape, ListOf, MapOf, Record, Text
@@ -84,8 +87,7 @@ _VARIABLE: Final = re.compile(
 )
 
 
-@dataclass(slots=True)
-class ComposeFile:
+class ComposeFile(Struct):
     """What a compose file says that matters for a test."""
 
     services: list[Service] = field(default_factory=list)
@@ -180,7 +182,7 @@ def _interpolated(node: yaml.Node, scope: Scope) -> yaml.Node:
         case yaml.Scalar():
             if "$" not in node.text:
                 return node
-            return replace(node, text=_VARIABLE.sub(_replace(node, scope), node.text))
+            return dataclasses.replace(node, text=_VARIABLE.sub(_replace(node, scope), node.text))
 
 
 def _replace(node: yaml.Scalar, scope: Scope) -> Callable[[re.Match[str]], str]:

@@ -7,10 +7,13 @@ read, so that the result is the same for everybody. Source: the Compose Specific
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.boxfile import yaml
 from buildgraph.boxfile.imported import Imported, parse_secret, variable
@@ -40,8 +43,7 @@ _LEFT_OUT: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(slots=True)
-class ComposeBuilds:
+class ComposeBuilds(Struct):
     """What a compose file builds; `images` are services that build nothing, by name."""
 
     builds: list[Imported] = field(default_factory=list)
@@ -182,7 +184,7 @@ class _Reader:
             case "x-bake" if isinstance(node, yaml.Mapping):
                 for inner in node.entries:
                     name = inner.key.text.replace("-", "_")
-                    self._key(made, replace(inner, key=replace(inner.key, text=name)))
+                    self._key(made, replace(inner, key=dataclasses.replace(inner.key, text=name)))
             case _ if key in _LEFT_OUT:
                 made.leave_out(f"{key}, line {entry.key.where.line}", _LEFT_OUT[key])
             case _ if not key.startswith("x-"):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 Plain = str | bool | list["Plain"] | dict[str, "Plain"]
 
@@ -23,8 +24,7 @@ _ODD: Final = re.compile(
 _WIDTH: Final = 80
 
 
-@dataclass(slots=True)
-class DraftTarget:
+class DraftTarget(Struct):
     """One target to be written; `notes` are said in comments above it."""
 
     name: str
@@ -33,8 +33,7 @@ class DraftTarget:
     disabled: bool = False  # written as a comment: it could not be built as it is
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Struct):
     """One Boxfile to be written; `workspace` is the name of the workspace that begins there."""
 
     targets: list[DraftTarget] = field(default_factory=list)

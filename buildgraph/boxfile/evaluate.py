@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from buildgraph import limits
 from buildgraph.boxfile.filters import FILTERS, FilterError
@@ -38,8 +39,7 @@ class Missing(TemplateError):
     """A name that is not there; `default` and `is defined` live with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(Struct, frozen=True):
     """What a template came to; line n of `text` was made from line `lines[n - 1]` of its source.
 
     Lines count from 1.
@@ -49,8 +49,7 @@ class Rendered:
     lines: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class Budget:
+class Budget(Struct):
     """The steps that are left for many templates together."""
 
     left: int = limits.TEMPLATE_TOTAL
@@ -96,8 +95,7 @@ def _spending(run: _Run, budget: Budget, work: Callable[[], _T]) -> _T:
         budget.left -= granted - max(0, run.left)
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     """One evaluation; `scopes` are names, the innermost last."""
 
     source: str

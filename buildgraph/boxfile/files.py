@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.boxfile.loader import BOXFILE, DOCKERFILES, in_package
@@ -91,8 +92,7 @@ def _read(fd: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """What matters of a directory: which of our files it has."""
 
     boxfile: bool

@@ -9,8 +9,9 @@ differ, the text stays as it is.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile import yaml as nodes
 from buildgraph.errors import InputError, raise_all
@@ -26,8 +27,7 @@ _BLOCK: Final = ("BlockMappingStartToken", "BlockSequenceStartToken")
 _REQUOTED: Final = re.compile(r"[^\\\"'\x00-\x1f\x7f]*")  # the same text in either kind of quotes
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     """One token; lines and columns count from 0."""
 
     kind: str
@@ -42,8 +42,7 @@ class _Token:
         return (self.line, self.column) == (self.end_line, self.end_column)
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(Struct):
     """A block collection: its column in the text, and the one it gets."""
 
     old: int
@@ -52,8 +51,7 @@ class _Level:
     implied: bool = False  # a list at the column of its key, which has no token of its own
 
 
-@dataclass(slots=True)
-class _Layout:
+class _Layout(Struct):
     """What becomes of each line: the column it starts at, or how far it moves."""
 
     starts: dict[int, int] = field(default_factory=dict)

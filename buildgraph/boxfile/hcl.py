@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.boxfile.hcl_nodes import (
@@ -57,8 +58,7 @@ def parse_template(text: str, where: Location) -> Expression:
     return parser.template(0, len(text), escapes=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: str
     text: str
     start: int

@@ -4,29 +4,26 @@ what it is for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from buildgraph.errors import Location
 
 
-@dataclass(frozen=True, slots=True)
-class Literal:
+class Literal(Struct, frozen=True):
     """A value as it is: text, number, flag or null."""
 
     value: str | int | float | bool | None
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Struct, frozen=True):
     """A text with expressions in it."""
 
     parts: tuple[Expression, ...]
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A name and what is taken of it: `item.os`, `item["os"]`, `list[0]`."""
 
     name: str
@@ -34,24 +31,21 @@ class Reference:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(Struct, frozen=True):
     """A list."""
 
     items: tuple[Expression, ...]
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Object:
+class Object(Struct, frozen=True):
     """A mapping; a key may be an expression too."""
 
     entries: tuple[tuple[Expression, Expression], ...]
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """`condition ? yes : no`."""
 
     condition: Expression
@@ -60,8 +54,7 @@ class Choice:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """`left sign right`, or `!right`."""
 
     sign: str
@@ -70,8 +63,7 @@ class Operation:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """`name(...)`; its arguments are not kept."""
 
     name: str
@@ -81,8 +73,7 @@ class Call:
 Expression = Literal | Template | Reference | Items | Object | Choice | Operation | Call
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(Struct, frozen=True):
     """`name = value`."""
 
     name: str
@@ -90,8 +81,7 @@ class Attribute:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """`kind "label" { ... }`."""
 
     kind: str

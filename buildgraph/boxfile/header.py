@@ -5,9 +5,11 @@ from it; must not know targets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.boxfile import schema, values, wording, yaml
 from buildgraph.boxfile.rendering import STAMP, Names, Surroundings
@@ -21,8 +23,7 @@ _REFUSED: Final = {name: _LATER.format(name) for name in ("package", "target", "
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryEntry:
+class RegistryEntry(Struct, frozen=True):
     """How one registry is spoken to; `ca` is a path from the workspace's root."""
 
     mirrors: tuple[str, ...] = ()
@@ -30,8 +31,7 @@ class RegistryEntry:
     ca: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What the root file says of the workspace; `rules` are packages with rules of its own."""
 
     where: Location

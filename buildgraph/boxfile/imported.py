@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.draft import Draft, DraftTarget, Plain
 from buildgraph.label import name_problem
@@ -22,8 +23,7 @@ _KEPT: Final = re.compile("\ue000([A-Za-z0-9_]+)\ue001")  # private use: in no f
 DOCKERFILE: Final = "Dockerfile"
 
 
-@dataclass(slots=True)
-class Imported:
+class Imported(Struct):
     """One build. `contexts` values: `target:NAME` for another build, else as the tool has it."""
 
     name: str

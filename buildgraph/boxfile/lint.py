@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.target import ImageTarget
 from buildgraph.errors import Location, did_you_mean
@@ -48,8 +49,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DockerfileFacts:
+class DockerfileFacts(Struct, frozen=True):
     """What a Dockerfile asks its target for; None where that depends on what is not known."""
 
     args: frozenset[str] | None
@@ -57,8 +57,7 @@ class DockerfileFacts:
     secrets: frozenset[str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class BoxfileWarning:
+class BoxfileWarning(Struct, frozen=True):
     """A rule that fired."""
 
     rule: str
@@ -72,16 +71,14 @@ class BoxfileWarning:
         return REASONS[self.rule]
 
 
-@dataclass(slots=True)
-class _Uses:
+class _Uses(Struct):
     """Whether anybody uses what is written at a place: with `extends`, several targets share it."""
 
     warning: BoxfileWarning
     used: bool = False
 
 
-@dataclass(slots=True)
-class _Ledger:
+class _Ledger(Struct):
     """The places that were looked at."""
 
     places: dict[tuple[str, Location], _Uses] = field(default_factory=dict)

@@ -9,9 +9,11 @@ that over the package's defaults; then templates are evaluated, once for each va
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.boxfile import schema, values, wording, yaml
 from buildgraph.boxfile.header import Header, RegistryEntry, read_header
@@ -27,8 +29,7 @@ DOCKERFILES: Final = ("Dockerfile", "Containerfile", "dockerfile")  # the first 
 _FILE_KEYS: Final = ("workspace", "package", "targets")
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """One directory and its targets, in the order they are written; an implicit one is last."""
 
     path: str

@@ -6,9 +6,11 @@ else a Boxfile has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph import limits
 from buildgraph.boxfile import calls, schema, values, wording, yaml
@@ -33,8 +35,7 @@ def in_package(package: str, name: str) -> str:
     return f"{package}/{name}" if package else name
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A target as it is written; `others` are keys beside its own that are not wrong."""
 
     name: str

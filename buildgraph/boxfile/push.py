@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from buildgraph.boxfile.target import Located, Target, Value, text_of
 from buildgraph.errors import Location
@@ -12,16 +13,14 @@ from buildgraph.label import Label
 IfExists = Literal["retag", "skip", "fail"]
 
 
-@dataclass(frozen=True, slots=True)
-class Needed:
+class Needed(Struct, frozen=True):
     """A target that a push names, and where."""
 
     label: Label
     where: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushTarget:
+class PushTarget(Struct, frozen=True, kw_only=True):
     """A target of the rule `push`; without `tags` the image's own count."""
 
     label: Label

@@ -4,10 +4,13 @@ it comes to; must not know what the scalar is for.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.boxfile.git import NAMES, Git
 from buildgraph.boxfile.places import place
@@ -47,8 +50,7 @@ class Variables:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(Struct, frozen=True):
     """The names that templates have; `more` makes one with others beside them.
 
     `read` keeps the texts that were read, for a text that many targets have.
@@ -64,15 +66,15 @@ class Names:
         return replace(self, known={**self.known, **names})
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Surroundings:
     """What templates of a workspace know beside its root file."""
 
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    environ: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
     root: str = "/"
-    git: Git = field(init=False)
-    variables: Variables = field(init=False)
-    read: dict[str, Template] = field(default_factory=dict)
+    git: Git = dataclasses.field(init=False)
+    variables: Variables = dataclasses.field(init=False)
+    read: dict[str, Template] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -123,8 +125,8 @@ def rendered(node: Scalar, template: Template, names: Names) -> Scalar:
     except TemplateError as error:
         raise _told(error, node) from None
     if node.style == "|":
-        return replace(node, text=made.text, lines=made.lines)
-    return replace(node, text=made.text, style="")
+        return dataclasses.replace(node, text=made.text, lines=made.lines)
+    return dataclasses.replace(node, text=made.text, style="")
 
 
 def spread(node: Scalar, names: Names) -> list[Scalar] | None:
@@ -140,7 +142,11 @@ def spread(node: Scalar, names: Names) -> list[Scalar] | None:
         found = None if STAMP in template.names else listed(template, names.known, _budget(names))
     except (InputError, TemplateError):
         return None
-    return None if found is None else [replace(node, text=text, style="") for text in found]
+    return (
+        None
+        if found is None
+        else [dataclasses.replace(node, text=text, style="") for text in found]
+    )
 
 
 def _budget(names: Names) -> Budget:

@@ -8,14 +8,14 @@ and hands the `RuleSpec` to `Workspace.open`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buildgraph.boxfile.yaml import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """Any scalar, kept as written (`3.10` is "3.10"); `pattern` must match it whole."""
 
     pattern: str = ""
@@ -23,83 +23,68 @@ class Text:
     multiline: bool = False  # whether a line break may be inside
 
 
-@dataclass(frozen=True, slots=True)
-class Bool:
+class Bool(Struct, frozen=True):
     """`true` or `false`, as in the YAML 1.2 core schema; nothing else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Int:
+class Int(Struct, frozen=True):
     """A whole number."""
 
     minimum: int = 0
     maximum: int = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Decimal:
+class Decimal(Struct, frozen=True):
     """A number above 0 with or without a fraction, kept as text; `0.5`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True):
     """A number of bytes: `1048576`, `256M`, `1.5GiB`; units are powers of 1024, as docker's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Duration:
+class Duration(Struct, frozen=True):
     """A time span in Go's words (`500ms`, `1h30m`), parsed to nanoseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """One of a few words."""
 
     values: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelRef:
+class LabelRef(Struct, frozen=True):
     """The label of one target: `//pkg:name`, `//pkg`, `:name`, or the bare name of a neighbour."""
 
 
-@dataclass(frozen=True, slots=True)
-class PatternRef:
+class PatternRef(Struct, frozen=True):
     """A label or a pattern of labels: `//pkg/...`, `:all`, `-//pkg:name`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Audience:
+class Audience(Struct, frozen=True):
     """Who may use a target: `public`, `private`, a label or a pattern of labels."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextPlace:
+class ContextPlace(Struct, frozen=True):
     """What a named context is: a label, a directory (with a slash in it) or `oci-layout://…`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FilePath:
+class FilePath(Struct, frozen=True):
     """A file, relative to the Boxfile's directory; parsed to a path relative to the workspace."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirPath:
+class DirPath(Struct, frozen=True):
     """A directory, relative to the Boxfile's; parsed to a path relative to the workspace."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackageName:
+class PackageName(Struct, frozen=True):
     """A package of a distribution: `name`, `name:arch`, `name=version`, `name:arch=version`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformName:
+class PlatformName(Struct, frozen=True):
     """`os/arch[/variant]`."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(Struct, frozen=True):
     """A list; with `single`, one item may stand there without the list."""
 
     item: Type
@@ -107,8 +92,7 @@ class ListOf:
     unique: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MapOf:
+class MapOf(Struct, frozen=True):
     """A mapping of any keys; `key_pattern` must match each key whole."""
 
     value: Type
@@ -116,8 +100,7 @@ class MapOf:
     key_expected: str = "a name"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A mapping of known keys; exactly one of `one_of` must be there.
 
     `refused` are keys that other tools have and we never will, each with the reason.
@@ -128,8 +111,7 @@ class Record:
     refused: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ByShape:
+class ByShape(Struct, frozen=True):
     """One of several types, told apart by how the value is written; None: not in this form.
 
     With `nothing`, no value at all (`key:`) is one too.
@@ -164,8 +146,7 @@ Type = Scalar | ListOf | MapOf | Record | ByShape
 Default = bool | int | str | tuple[()] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(Struct, frozen=True):
     """One key of a target (or of a record).
 
     `default` is the value when the key is absent, in parsed form: text, number, `()` for a list
@@ -181,8 +162,7 @@ class Attribute:
     stamps: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Further:
+class Further(Struct, frozen=True):
     """A target that a rule puts beside each that uses it: its key, what is written of it, and the
     condition; None: always.
     """
@@ -192,8 +172,7 @@ class Further:
     when: Entry | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RuleBody:
+class RuleBody(Struct, frozen=True):
     """What a rule that is a template makes of a target; see `rule_files.py`.
 
     `own` are the names of its attributes, the others are the image's. `defaults`, `image` and the
@@ -209,8 +188,7 @@ class RuleBody:
     targets: tuple[Further, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RuleSpec:
+class RuleSpec(Struct, frozen=True):
     """A kind of target: its name in `rule:`, one line of words, its attributes."""
 
     name: str

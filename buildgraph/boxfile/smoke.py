@@ -6,8 +6,9 @@ Times are nanoseconds, sizes bytes. Paths of files are relative to the workspace
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.target import LayoutContext
 from buildgraph.errors import Location
@@ -17,8 +18,7 @@ SECOND: Final = 1_000_000_000  # every duration here is in nanoseconds, as compo
 Condition = Literal["started", "healthy", "completed"]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageName:
+class ImageName(Struct, frozen=True):
     """An image of outside under its name; only a compose file says it like this."""
 
     reference: str
@@ -27,8 +27,7 @@ class ImageName:
 ServiceImage = Label | LayoutContext | ImageName
 
 
-@dataclass(frozen=True, slots=True)
-class Dependency:
+class Dependency(Struct, frozen=True):
     """What must be true of another service before this one starts."""
 
     service: str
@@ -36,8 +35,7 @@ class Dependency:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """A healthcheck as written; None = the image's, or docker's default.
 
     `test` is ("NONE",), ("CMD", word…) or ("CMD-SHELL", text).
@@ -51,8 +49,7 @@ class Health:
     start_interval: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NamedVolume:
+class NamedVolume(Struct, frozen=True):
     """A volume that lives as long as the test; an empty name is the service's own."""
 
     name: str
@@ -60,8 +57,7 @@ class NamedVolume:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PackageBind:
+class PackageBind(Struct, frozen=True):
     """A file or directory of the package, seen read-only."""
 
     path: str
@@ -69,8 +65,7 @@ class PackageBind:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlace:
+class MemoryPlace(Struct, frozen=True):
     """A tmpfs; `size` 0 is the kernel's default."""
 
     target: str
@@ -81,8 +76,7 @@ class MemoryPlace:
 Volume = NamedVolume | PackageBind | MemoryPlace
 
 
-@dataclass(frozen=True, slots=True)
-class Ulimit:
+class Ulimit(Struct, frozen=True):
     """A limit of setrlimit(2); -1 is none."""
 
     name: str
@@ -90,16 +84,14 @@ class Ulimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
-class EnvFile:
+class EnvFile(Struct, frozen=True):
     """A file with variables."""
 
     path: str
     where: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class Service(Struct, frozen=True, kw_only=True):
     """One kind of container of a test. None: as the image says.
 
     In `environment` a value None is taken from the environment of whoever runs the test.
@@ -142,8 +134,7 @@ class Service:
 # -- checks --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What a text must be like: texts in it, expressions found and not found, the whole of it."""
 
     contains: tuple[str, ...] = ()
@@ -157,8 +148,7 @@ class Expected:
         return not (self.contains or self.matches or self.excludes or self.equals is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What a check is about: a service, or an image."""
 
     service: str | None = None
@@ -168,8 +158,7 @@ class Subject:
         return self.service if self.service is not None else str(self.image)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpCheck:
+class HttpCheck(Struct, frozen=True):
     """A request and what the answer must be like."""
 
     method: str
@@ -187,8 +176,7 @@ class HttpCheck:
         return f"http {self.method} {self.url}"
 
 
-@dataclass(frozen=True, slots=True)
-class TcpCheck:
+class TcpCheck(Struct, frozen=True):
     """A connection; with `send` or expectations also a talk."""
 
     host: str
@@ -200,8 +188,7 @@ class TcpCheck:
         return f"tcp {self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecCheck:
+class ExecCheck(Struct, frozen=True):
     """A command in a running service."""
 
     service: str
@@ -218,8 +205,7 @@ class ExecCheck:
         return f"exec {self.service}: {self.args[2] if shell else ' '.join(self.args)}"
 
 
-@dataclass(frozen=True, slots=True)
-class CommandCheck:
+class CommandCheck(Struct, frozen=True):
     """A command in a fresh container of an image, after `setup` in the same file system.
 
     Variables are set on top of the image's; `$NAME` in them and in the words of the command means
@@ -240,8 +226,7 @@ class CommandCheck:
         return f"command {' '.join(self.args)}"
 
 
-@dataclass(frozen=True, slots=True)
-class LogsCheck:
+class LogsCheck(Struct, frozen=True):
     """What a service wrote."""
 
     service: str
@@ -251,8 +236,7 @@ class LogsCheck:
         return f"logs {self.service}"
 
 
-@dataclass(frozen=True, slots=True)
-class ExitCheck:
+class ExitCheck(Struct, frozen=True):
     """A service that ends."""
 
     service: str
@@ -262,8 +246,7 @@ class ExitCheck:
         return f"exit {self.service}: {self.code}"
 
 
-@dataclass(frozen=True, slots=True)
-class FileCheck:
+class FileCheck(Struct, frozen=True):
     """A file of a running service, or of an image.
 
     `permissions` is a text such as `-rw-r--r--`, `executable_by` a word of
@@ -285,8 +268,7 @@ class FileCheck:
         return f"file {self.subject}:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A variable or label that must be there; `regex`: the value is an expression."""
 
     name: str
@@ -294,8 +276,7 @@ class Wanted:
     regex: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigCheck:
+class ConfigCheck(Struct, frozen=True):
     """What an image's config must say; None: anything."""
 
     subject: Subject
@@ -317,8 +298,7 @@ class ConfigCheck:
         return f"config {self.subject}"
 
 
-@dataclass(frozen=True, slots=True)
-class LimitsCheck:
+class LimitsCheck(Struct, frozen=True):
     """What an image must not exceed or hold."""
 
     subject: Subject
@@ -344,8 +324,7 @@ CheckKind = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One thing that must be true; tried again for `within`, each time for at most `timeout`."""
 
     name: str
@@ -355,8 +334,7 @@ class Check:
     timeout: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmokeTarget:
+class SmokeTarget(Struct, frozen=True, kw_only=True):
     """A target of the rule `smoke`, with what its compose file and structure tests say."""
 
     label: Label

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import Expected
 from buildgraph.boxfile.target import Block, Value
@@ -19,8 +20,7 @@ Errors = list[InputError]
 Environment = tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(Struct, frozen=True):
     """The keys of one record; `where` is the record's place."""
 
     values: Mapping[str, Value]

@@ -12,8 +12,9 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph import limits
 from buildgraph.boxfile import yaml
@@ -44,8 +45,7 @@ _ONE_WORD: Final = frozenset(  # flags of docker build that take no value
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """A build that some file tells of; paths are relative to the root, "" is the root."""
 
     source: str  # "compose.yaml", "Makefile:12"
@@ -167,8 +167,7 @@ def _words(text: str, variables: Mapping[str, str]) -> list[str]:
         return text.split()
 
 
-@dataclass(slots=True)
-class _Words:
+class _Words(Struct):
     """The words of a `docker build` that matter."""
 
     tags: list[str] = field(default_factory=list)

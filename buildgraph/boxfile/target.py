@@ -7,9 +7,12 @@ views of it. A rule in another room makes its own view with the accessors of `Ta
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from buildgraph.boxfile.schema import Network, Timestamps
 from buildgraph.boxfile.visibility import Visibility
@@ -17,22 +20,19 @@ from buildgraph.errors import Location
 from buildgraph.label import Label, OneTarget, TargetPattern
 
 
-@dataclass(frozen=True, slots=True)
-class LabelContext:
+class LabelContext(Struct, frozen=True):
     """A named context that is the root file system of another target."""
 
     label: Label
 
 
-@dataclass(frozen=True, slots=True)
-class DirContext:
+class DirContext(Struct, frozen=True):
     """A named context that is a directory; `path` is relative to the workspace's root."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutContext:
+class LayoutContext(Struct, frozen=True):
     """A named context that is an image in an OCI layout.
 
     `path` is relative to the workspace's root unless it is absolute. At most one of `tag` and
@@ -47,8 +47,7 @@ class LayoutContext:
 ContextRef = LabelContext | DirContext | LayoutContext
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """A text of several lines that a Boxfile holds as a literal block (`|`).
 
     Line n of `text` is line `first_line + n - 1` of the Boxfile, shifted right by `indent`; with
@@ -61,7 +60,7 @@ class Block:
     lines: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stamped:
     """A text with what git says in it: asked for when the text is needed, since it costs.
 
@@ -69,11 +68,10 @@ class Stamped:
     """
 
     source: str  # as written
-    render: Callable[[], str] = field(compare=False, repr=False)
+    render: Callable[[], str] = dataclasses.field(compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     """A parsed value and where it was written; a default stands where its target does.
 
     `key` is the place of the key when the value is an entry of a mapping.
@@ -108,8 +106,7 @@ EMPTY: Mapping[str, Value] = MappingProxyType({})
 NamedPath = tuple[str, Location, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A labelled thing of a Boxfile; `attrs` has every attribute of its rule, defaults included.
 
     `kind` is the rule as the Boxfile has it: with a rule of the workspace's own `rule` is what that
@@ -129,7 +126,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if not self.kind:
-            object.__setattr__(self, "kind", self.rule)
+            force_setattr(self, "kind", self.rule)
 
     def value(self, name: str) -> Value:
         """Return the attribute `name` with its place. Raises KeyError where the rule lacks it."""
@@ -195,24 +192,21 @@ def text_of(value: Value) -> str:
             raise TypeError(f"{value.where}: no text")
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(Struct, frozen=True):
     """A text and where it was written."""
 
     text: str
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class DockerfileAt:
+class DockerfileAt(Struct, frozen=True):
     """A Dockerfile of its own; `path` is relative to the workspace's root."""
 
     path: str
     where: Location  # of the attribute, or of the target when it is the default
 
 
-@dataclass(frozen=True, slots=True)
-class DockerfileInline:
+class DockerfileInline(Struct, frozen=True):
     """A Dockerfile inside the Boxfile.
 
     With `first_line` > 0, line n of `text` is line `first_line + n - 1` of the file
@@ -229,8 +223,7 @@ class DockerfileInline:
     call: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NamedContext:
+class NamedContext(Struct, frozen=True):
     """One entry of `contexts`; `where` is the place of the value, `key` that of the name."""
 
     name: str
@@ -239,8 +232,7 @@ class NamedContext:
     key: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(Struct, frozen=True):
     """One entry of `args`; `where` is the place of the value, `key` that of the name."""
 
     name: str
@@ -249,8 +241,7 @@ class Argument:
     key: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Struct, frozen=True):
     """Where the value of a secret is to be found: one of `env` and `src` is set.
 
     `src` is relative to the workspace's root.
@@ -262,8 +253,7 @@ class Secret:
     where: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageTarget:
+class ImageTarget(Struct, frozen=True, kw_only=True):
     """A target of the rule `image`. All paths are relative to the workspace's root ("" = it)."""
 
     label: Label
@@ -285,16 +275,14 @@ class ImageTarget:
     doc: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """One label or pattern of a group."""
 
     pattern: TargetPattern
     where: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupTarget:
+class GroupTarget(Struct, frozen=True, kw_only=True):
     """A target of the rule `group`."""
 
     label: Label

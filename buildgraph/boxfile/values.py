@@ -10,9 +10,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, assert_never
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.boxfile import schema, yaml
 from buildgraph.boxfile.rendering import (
@@ -65,8 +67,7 @@ _HINTS: Final = 100
 _YES_AND_NO: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """Where values are parsed: the package that relative labels and paths start from.
 
     `names` are those of templates; None: braces are text like any other. `homes` are the packages
@@ -92,8 +93,7 @@ class Scope:
         return did_you_mean(name, candidates) if len(self.errors) < _HINTS else None
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(Struct, frozen=True):
     """The keys that a mapping may have, and words about it.
 
     `later` are keys of a later version; `others` are keys that belong here but not to the table.

@@ -6,8 +6,9 @@ target is always visible in its own package, and on the command line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import Location
 from buildgraph.label import AllBelow, AllInPackage, Label, OneTarget, TargetPattern
@@ -16,8 +17,7 @@ PUBLIC: Final = "public"
 PRIVATE: Final = "private"
 
 
-@dataclass(frozen=True, slots=True)
-class Visibility:
+class Visibility(Struct, frozen=True):
     """The users that a target allows beside its own package; `where` is where that is written."""
 
     users: tuple[TargetPattern, ...]

@@ -10,10 +10,12 @@ work one level deep, as everywhere: a key that is written beside `<<` wins, then
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError, Location
@@ -34,7 +36,7 @@ _BY_PROBLEM: Final = (
 _WORD: Final = re.compile(r"""[^\s,\]}"']+""")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Scalar:
     """A scalar as written; `style` is "", "'", '"', "|" or ">".
 
@@ -48,7 +50,7 @@ class Scalar:
     style: str = ""
     body_line: int = 0
     body_indent: int = 0
-    source: Source | None = field(default=None, compare=False, repr=False)
+    source: Source | None = dataclasses.field(default=None, compare=False, repr=False)
     lines: tuple[int, ...] = ()
 
     @property
@@ -62,24 +64,21 @@ class Scalar:
         return self.plain and self.text in ("", "~", "null", "Null", "NULL")
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(Struct, frozen=True):
     """A list."""
 
     items: tuple[Node, ...]
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One `key: value`."""
 
     key: Scalar
     value: Node
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(Struct, frozen=True):
     """A mapping; keys are unique, in the order they are written, merged ones last."""
 
     entries: tuple[Entry, ...]

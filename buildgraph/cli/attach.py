@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from buildgraph.cli.terminal import (
     Runs,
@@ -24,8 +25,7 @@ from buildgraph.sandbox.host import ExitStatus, Output
 from buildgraph.sandbox.spec import Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(Struct, frozen=True):
     """What a container is started with: callbacks and fds, as `SandboxHost.start` takes them."""
 
     output: Output

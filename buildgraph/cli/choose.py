@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from buildgraph.boxfile.files import find_root
 from buildgraph.boxfile.workspace import Workspace
@@ -136,7 +137,7 @@ def _fetch_named_contexts(session: Session) -> None:
 
 def _override(session: Session, **changes: object) -> None:
     """Change what the command line asks for, now that it is known what it means."""
-    overrides: Overrides = replace(session.settings.overrides, **changes)  # type: ignore[arg-type]
+    overrides: Overrides = replace(session.settings.overrides, **changes)
     session.settings = replace(session.settings, overrides=overrides)
 
 

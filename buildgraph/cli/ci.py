@@ -9,10 +9,10 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.cli.affected import find_affected
@@ -29,8 +29,7 @@ _RESERVED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """Targets of one wave that one job works on; `name` is fit for a job's id everywhere."""
 
     name: str

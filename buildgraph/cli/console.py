@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from buildgraph.cli.escape import clip, no_commands, safe, width
 from buildgraph.cli.words import plural

@@ -13,8 +13,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError, Location
@@ -32,8 +34,7 @@ _DOCKERFILES: Final = ("Dockerfile", "Containerfile", "dockerfile")
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """A context that was brought here. `dockerfile` is set where it was no archive but that."""
 
     name: str  # a package name, for the label

@@ -13,8 +13,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct, field
 
 from buildgraph import events as ev
 from buildgraph.cli import words
@@ -37,8 +38,7 @@ _KEPT: Final = 5_000  # notices, phases, notes of services, checks
 _COUNTER: Final = re.compile(r" *\(\d+/\d+\)$")  # "configuring (3/14)" is one phase
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What became of one node. Times are seconds since the command began."""
 
     node: int
@@ -62,8 +62,7 @@ class Step:
         return self.key.removeprefix("sha256:")[:12]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """Somebody was busy: a thread with `step`, or with what `name` says.
 
     `lane` is the number of a worker, "" for the thread that decides, else the name of a row;
@@ -81,8 +80,7 @@ class Span:
     note: str = ""
 
 
-@dataclass(slots=True)
-class _Phase:
+class _Phase(Struct):
     """What a node said it was doing: a transfer with its bytes, or a part of its work."""
 
     first: float
@@ -90,8 +88,7 @@ class _Phase:
     done: int = 0
 
 
-@dataclass(slots=True)
-class Course:
+class Course(Struct):
     """Takes in events; afterwards says what happened."""
 
     command: str = field(default_factory=lambda: command_line(sys.argv[1:]))

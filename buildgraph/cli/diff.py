@@ -21,10 +21,10 @@ import difflib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import click
+from msgspec import Struct
 
 from buildgraph.cli.entry import guarded
 from buildgraph.cli.escape import no_commands, safe
@@ -60,8 +60,7 @@ _LETTERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(Struct, frozen=True):
     """A difference and what it is between."""
 
     before: Found

@@ -4,9 +4,10 @@ built.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
+
+from msgspec.structs import replace
 
 from buildgraph.cli.attach import Ends, Runnable, attached, say_how_it_ended
 from buildgraph.cli.entry import report
@@ -40,10 +41,10 @@ def shell_after_failure(session: Session) -> None:
 
 def step_with(failed: FailedStep, args: tuple[str, ...]) -> SandboxSpec:
     """Return the sandbox of a failed step with another command, over what the step has written."""
-    limits = dataclasses.replace(failed.spec.limits, timeout=None, log=1 << 62)
+    limits = replace(failed.spec.limits, timeout=None, log=1 << 62)
     # A work directory is marked until a step has ended well; another one has no such mark.
     work = failed.scratch.directory("work-again")
-    return dataclasses.replace(failed.spec, args=args, limits=limits, work=work, init=True)
+    return replace(failed.spec, args=args, limits=limits, work=work, init=True)
 
 
 def run_step(sandbox: SandboxHost, spec: SandboxSpec, *, tty: bool) -> int:
@@ -51,7 +52,7 @@ def run_step(sandbox: SandboxHost, spec: SandboxSpec, *, tty: bool) -> int:
     env = dict(spec.env)
     if tty:
         env.setdefault("TERM", os.environ.get("TERM", "xterm"))
-    spec = dataclasses.replace(spec, tty=tty, env=tuple(env.items()))
+    spec = replace(spec, tty=tty, env=tuple(env.items()))
 
     def start(ends: Ends) -> Runnable:
         return sandbox.start(spec, ends.output, errors=ends.errors, stdin=ends.stdin, tty=ends.tty)

@@ -7,10 +7,10 @@ A new flag is one line in a table below and one field of `BuildFlags`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from msgspec import Struct
 
 from buildgraph.cli.options import afterwards_options, progress_option
 from buildgraph.oci.handover.handed import ENGINES
@@ -19,8 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Flag = Callable[[F], F]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildFlags:
+class BuildFlags(Struct, frozen=True, kw_only=True):
     """The words of one command line, as click gives them; the names are those in the tables."""
 
     # what is built

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.cli.session import Session
@@ -32,8 +33,7 @@ REGISTRY: Final = "docker-image://"
 PREVIOUS: Final = "@previous"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An image and what it is called; `digest` names its manifest."""
 
     title: str

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 import click
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph import limits
 from buildgraph.boxfile.draft import Draft, DraftTarget, Plain, write_boxfile
@@ -40,8 +41,7 @@ _KEPT_HIDDEN: Final = frozenset((".github", ".circleci"))
 _FILES: Final = 200_000  # looked at, before we say that this is no repository
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """A Dockerfile, or one way of building one, and what is written of it."""
 
     label: Label

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.boxfile.files import begins_workspace, find_root
@@ -32,8 +33,7 @@ from buildgraph.oci.types import Platform
 STDIN = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """One Dockerfile as one target, or nobody, reads it."""
 
     input: TargetInput
@@ -42,8 +42,7 @@ class Subject:
     knows_context: bool = True
 
 
-@dataclass(slots=True)
-class Subjects:
+class Subjects(Struct):
     """What is to be looked at, and what could not be read."""
 
     found: list[Subject]

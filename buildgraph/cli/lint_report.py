@@ -5,7 +5,8 @@ written down.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph.dockerfile import instructions as ast
 from buildgraph.errors import InputError, InputErrors, Location
@@ -14,8 +15,7 @@ _NOWHERE = Location("")
 Finding = ast.Warning
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """Findings and errors by place; `sources` are the bytes of the files they speak of."""
 
     findings: tuple[Finding, ...]

@@ -7,9 +7,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from msgspec import Struct
 
 from buildgraph.cli.escape import safe
 from buildgraph.cli.words import seconds, size
@@ -22,8 +23,7 @@ _KEYS = ("type", "id", "target", "until")
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(Struct, frozen=True):
     """What `--filter` says; `mounts` is whether only cache mounts are meant."""
 
     mounts: bool = False

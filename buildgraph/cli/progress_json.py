@@ -31,11 +31,12 @@ Fields are only ever added.
 from __future__ import annotations
 
 import codecs
-import dataclasses
 import json
 import re
 import threading
 from typing import Any, Final, TextIO
+
+from msgspec.structs import asdict
 
 from buildgraph import events as ev
 from buildgraph.cli import words
@@ -112,7 +113,7 @@ def error_fields(error: BuildgraphError) -> dict[str, Any]:
         "kind": type(error).__name__,
         "exit_code": error.exit_code,
         "message": error.message,
-        "where": dataclasses.asdict(without_logins(error.where)) if error.where else None,
+        "where": asdict(without_logins(error.where)) if error.where else None,
         "hint": error.hint,
     }
     if isinstance(error, BuildFailed):
@@ -128,15 +129,15 @@ def _name(kind: type) -> str:
 
 def _fields(event: ev.Event) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for field in dataclasses.fields(event):
-        value = getattr(event, field.name)
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
         if isinstance(value, BuildgraphError):
             value = error_fields(value)
         elif isinstance(value, Location):
-            value = dataclasses.asdict(without_logins(value))
+            value = asdict(without_logins(value))
         elif isinstance(value, float):
             value = round(value, 6)
-        row[field.name] = value
+        row[name] = value
     return row
 
 

@@ -23,8 +23,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
+
+from msgspec import Struct, field
 
 from buildgraph import events as ev
 from buildgraph.cli import words
@@ -49,8 +50,7 @@ _NAME: Final = 40  # columns for a label
 _ERASE: Final = "\x1b[2K"
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(Struct):
     """A node that runs: what the frame shows of it."""
 
     label: str
@@ -61,8 +61,7 @@ class _Running:
     progress: ev.NodeProgress | None = None
 
 
-@dataclass(slots=True)
-class _State:
+class _State(Struct):
     """What the frame is drawn from."""
 
     total: int = 0

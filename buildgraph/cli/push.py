@@ -8,9 +8,9 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import click
+from msgspec import Struct, field
 
 from buildgraph import events as ev
 from buildgraph.cli.build import catch_signals
@@ -32,8 +32,7 @@ from buildgraph.oci.image import Artifact
 from buildgraph.oci.registry.push import Pushed, Pusher
 
 
-@dataclass(slots=True)
-class _Done:
+class _Done(Struct):
     """What came of it."""
 
     result: BuildResult = field(default_factory=BuildResult)

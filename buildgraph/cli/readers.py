@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
+
+from msgspec import Struct
 
 from buildgraph.cli.screen import Screen
 from buildgraph.errors import BuildgraphError, InputError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from buildgraph.engine.smoke.report import SmokeReport
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderFiles:
+class ReaderFiles(Struct, frozen=True):
     """Where the command line wants what to be written; None: nowhere."""
 
     events: str | None = None
@@ -30,7 +30,10 @@ class ReaderFiles:
     @property
     def named(self) -> list[str]:
         """The flags that were given."""
-        return [f"--{name}" for name in self.__slots__ if getattr(self, name) is not None]
+        return [f"--{name}" for name in self.__struct_fields__ if getattr(self, name) is not None]
+
+
+_NO_FILES = ReaderFiles()
 
 
 class Reader(Protocol):
@@ -124,7 +127,7 @@ def open_readers(
     screen: Screen,
     env: Mapping[str, str],
     err: TextIO,
-    files: ReaderFiles = ReaderFiles(),
+    files: ReaderFiles = _NO_FILES,
     *,
     cwd: str = ".",
 ) -> Readers:

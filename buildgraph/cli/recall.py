@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from buildgraph.cli.attach import Ends, Runnable, attached, say_how_it_ended
 from buildgraph.sandbox.host import SandboxHost
@@ -17,8 +19,7 @@ from buildgraph_cache.store import Store
 _HOSTS = "/etc/hosts"
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(Struct, frozen=True):
     """A container as it was started, and how its streams were; plain values."""
 
     spec: str  # without /etc/hosts, upper and work

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import click
+from msgspec.structs import replace
 
 from buildgraph.cli.entry import guarded, own_store
 from buildgraph.cli.options import store_option
@@ -45,7 +45,7 @@ def command(
             spec = from_json(file.read())
         if text is not None or shell:
             args = ("/bin/sh",) if text is None else ("/bin/sh", "-c", text)
-            spec = dataclasses.replace(spec, args=args)
+            spec = replace(spec, args=args)
         if only_describe:
             click.echo("\n".join(describe(spec)))
             return 0
@@ -56,5 +56,5 @@ def command(
                 hint="build again: the failure prints a new id",
             )
         with opened.new_scratch() as scratch, SandboxHost(opened.root) as sandbox:
-            spec = dataclasses.replace(spec, upper=scratch.upper, work=scratch.work)
+            spec = replace(spec, upper=scratch.upper, work=scratch.work)
             return run_step(sandbox, spec, tty=shell and os.isatty(0))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buildgraph.cli.course import Course, Span, Step, Verdict, busiest
 from buildgraph.cli.escape import safe
@@ -30,8 +31,7 @@ _COLOURS: Final[Mapping[Verdict, Colour]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(Struct, frozen=True):
     """What the page shows."""
 
     total: float  # seconds

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
+
+from msgspec import Struct
 
 from buildgraph import events as ev
 from buildgraph.cli import words
@@ -23,8 +24,7 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 _OWN: Final = "buildgraph"  # the suite of what belongs to no target
 
 
-@dataclass(slots=True)
-class _Case:
+class _Case(Struct):
     """One node, or what happened outside of any."""
 
     suite: str

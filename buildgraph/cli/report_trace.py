@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buildgraph import __version__
 from buildgraph import events as ev
@@ -155,8 +156,7 @@ def _args(step: Step) -> _Row:
     return args
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrow:
+class _Arrow(Struct, frozen=True):
     """One end of an arrow."""
 
     at: int

@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from msgspec import Struct
 
 from buildgraph import events as ev
 from buildgraph.cli.attach import Ends, Runnable, attached, say_how_it_ended
@@ -101,8 +101,7 @@ _FLAGS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFlags:
+class RunFlags(Struct, frozen=True, kw_only=True):
     """The words of one command line, as click gives them."""
 
     interactive: bool = False

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
+
+from msgspec import Struct, field
 
 from buildgraph import events as ev
 from buildgraph.boxfile.target import Target, image_target
@@ -56,8 +57,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What the command line says about the run, beside its targets."""
 
     store: str | None = None

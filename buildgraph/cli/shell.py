@@ -4,10 +4,10 @@ be.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import click
+from msgspec.structs import replace
 
 from buildgraph.cli.build import catch_signals
 from buildgraph.cli.entry import guarded
@@ -68,7 +68,7 @@ def command(
         if isinstance(image, int):
             return image
         # Volumes belong to containers; what a step sees is its layers.
-        image = dataclasses.replace(image, config=dataclasses.replace(image.config, volumes=()))
+        image = replace(image, config=replace(image.config, volumes=()))
         return run_image(session, image, options, (), flags)
 
 

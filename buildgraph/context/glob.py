@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 NameMatcher = Callable[[str], bool]
 
@@ -31,8 +32,7 @@ class Wild(enum.Enum):
     DEEP = "**"  # any components, also none; at the end of a pattern, at least one
 
 
-@dataclass(frozen=True, slots=True)
-class CharClass:
+class CharClass(Struct, frozen=True):
     """`[a-z]` or `[^a-z]`; never a slash."""
 
     ranges: tuple[tuple[str, str], ...]
@@ -43,8 +43,7 @@ class CharClass:
         return char != "/" and any(low <= char <= high for low, high in self.ranges) != self.negated
 
 
-@dataclass(frozen=True, slots=True)
-class Lit:
+class Lit(Struct, frozen=True):
     """One character that means itself; an escaped one too."""
 
     char: str
@@ -213,8 +212,7 @@ def match(pattern: str, path: str) -> bool:
     return Components.read(pattern).matches(path.split("/"))
 
 
-@dataclass(frozen=True, slots=True)
-class Components:
+class Components(Struct, frozen=True):
     """A pattern without `**`, cut at its slashes."""
 
     names: tuple[NameMatcher, ...]
@@ -249,8 +247,7 @@ def _rows(token_row: Sequence[Token]) -> list[list[Token]]:
 # --- with `**` ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DeepPattern:
+class DeepPattern(Struct, frozen=True):
     """A pattern of an ignore file, of `--exclude` or of `--parents`.
 
     `steps` are its components, None for `**`; they are None as a whole where a `**` is glued to

@@ -14,22 +14,21 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph import limits
 from buildgraph.context.glob import BadPattern, DeepPattern, NameMatcher
 from buildgraph.errors import InputError, Location, raise_all
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Struct, frozen=True):
     index: int
     brings_back: bool
     pattern: DeepPattern
 
 
-@dataclass(slots=True)
-class _Shapes:
+class _Shapes(Struct):
     """Rules by shape; values are the highest index with that text, lists have highest first."""
 
     paths: dict[str, int] = field(default_factory=dict)  # "a/b": the whole path

@@ -12,8 +12,9 @@ import hashlib
 import marshal
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GRAIN_NS: Final = 20_000_000  # coarsest clock tick that stamps files, with room (CONFIG_HZ=100)
@@ -22,16 +23,14 @@ _GRAIN_NS: Final = 20_000_000  # coarsest clock tick that stamps files, with roo
 Row = tuple[str, int, int, int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What an observation is of: the root's own row, and those of each directory that was read."""
 
     top: Row
     rows: Sequence[tuple[str, Sequence[Row]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """What was looked at below `root`. JSON-able by `as_json`."""
 
     root: str

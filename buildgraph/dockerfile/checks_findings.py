@@ -5,7 +5,8 @@ instruction; must not know why a check fires.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks_fixes import fix_of

@@ -4,7 +4,7 @@ anybody wants to stop there.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.errors import InputError

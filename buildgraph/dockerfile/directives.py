@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile.instructions import Directives
 from buildgraph.dockerfile.wording import quote
@@ -21,8 +22,7 @@ _TRUE = ("1", "t", "true")
 _FALSE = ("0", "f", "false")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+class CheckOptions(Struct, frozen=True):
     """What `# check=` asks for; rule ids are case-sensitive and may be unknown here."""
 
     skip: frozenset[str] = frozenset()

@@ -5,12 +5,12 @@ Defaults are left out, so that a new field does not touch every golden file.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
 from buildgraph.dockerfile.instructions import Dockerfile, Instruction
 from buildgraph.errors import Location
+from buildgraph.fields import told
 
 
 def dump(dockerfile: Dockerfile) -> str:
@@ -37,13 +37,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Location):
         columns = f"{value.column}-{value.end_column}" if value.end_column else str(value.column)
         return f"{value.line}:{columns}"
-    if dataclasses.is_dataclass(value):
-        fields: dict[str, Any] = {"is": type(value).__name__}
-        for field in dataclasses.fields(value):
-            item = getattr(value, field.name)
-            if item != field.default:
-                fields[field.name] = _plain(item)
-        return fields
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value
+    fields = told(value)
+    if fields is None:
+        return value
+    return {"is": type(value).__name__, **{name: _plain(item) for name, item in fields.items()}}

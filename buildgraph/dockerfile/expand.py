@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from buildgraph.dockerfile import pattern
 from buildgraph.dockerfile.wording import cut, quote
@@ -28,8 +29,7 @@ _SPECIAL = re.compile(r"""[$'"\\`]""")
 _NAME = re.compile(r"\d+|[^\W\d]\w*|[@*#?$!-]")
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(Struct, frozen=True):
     """What a word became, every name it looked up, and the unset ones used without a fallback."""
 
     text: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile.lexer import LogicalLine
 from buildgraph.dockerfile.wording import quote
@@ -18,8 +19,7 @@ TEXT, BOOL, LIST = "text", "bool", "list"
 _BLANKS = re.compile(r"\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Struct, frozen=True):
     """One flag as written, quotes and escapes removed; `value` is None without a `=`."""
 
     name: str

@@ -7,7 +7,8 @@ Source: shared reference, section 1.7. The name is always read with `\\` as esca
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile.lexer import split_words
 
@@ -21,8 +22,7 @@ _ESCAPED = r"\\."
 _ESCAPED_IN_QUOTES = r"""\\(["$\\])"""
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Struct, frozen=True):
     """`3<<-"EOF"`, and where it stands in the logical line."""
 
     name: str

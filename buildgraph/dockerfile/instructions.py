@@ -7,13 +7,12 @@ builder expands are kept unexpanded here. Source: shared reference, section 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from buildgraph.errors import Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class Base(Struct, frozen=True, kw_only=True):
     """What every instruction has."""
 
     where: Location
@@ -24,8 +23,7 @@ class Base:
     experimental_checks: tuple[str, ...] = ()  # from `# check=experimental=`, likewise
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(Struct, frozen=True):
     """A here-document: `<<-"EOF"` has chomp (the body's tabs are gone), and expand False."""
 
     name: str
@@ -36,8 +34,7 @@ class Heredoc:
     fd: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """One `--mount=` record, keys canonical (target, source, from, id, ...), values unexpanded."""
 
     type: str
@@ -45,8 +42,7 @@ class Mount:
     where: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class From(Base):
+class From(Base, frozen=True, kw_only=True):
     """FROM [--platform=P] image [AS name]."""
 
     image: str
@@ -58,8 +54,7 @@ class From(Base):
     comments: tuple[str, ...] = ()  # every comment line right above, directives left out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Base):
+class Run(Base, frozen=True, kw_only=True):
     """RUN; exactly one of `shell` (text for SHELL) and `exec` (argument vector) is set.
 
     A shell-form heredoc keeps its bodies in `shell`: with `script` True the whole body is the
@@ -76,26 +71,22 @@ class Run(Base):
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command(Base):
+class Command(Base, frozen=True, kw_only=True):
     """CMD or ENTRYPOINT; `shell` text is wrapped with SHELL later; `exec` may be empty."""
 
     shell: str | None = None
     exec: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cmd(Command):
+class Cmd(Command, frozen=True, kw_only=True):
     """CMD."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrypoint(Command):
+class Entrypoint(Command, frozen=True, kw_only=True):
     """ENTRYPOINT."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer(Base):
+class Transfer(Base, frozen=True, kw_only=True):
     """What COPY and ADD share; sources and dest unexpanded; heredocs are sources too."""
 
     sources: tuple[str, ...]
@@ -107,16 +98,14 @@ class Transfer(Base):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Transfer):
+class Copy(Transfer, frozen=True, kw_only=True):
     """COPY."""
 
     from_: str | None = None
     parents: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Add(Transfer):
+class Add(Transfer, frozen=True, kw_only=True):
     """ADD."""
 
     checksum: str | None = None
@@ -124,24 +113,21 @@ class Add(Transfer):
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env(Base):
+class Env(Base, frozen=True, kw_only=True):
     """ENV; `legacy` is the form without `=`."""
 
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelInstruction(Base):
+class LabelInstruction(Base, frozen=True, kw_only=True):
     """LABEL; keys are expanded too."""
 
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arg(Base):
+class Arg(Base, frozen=True, kw_only=True):
     """ARG; a None value means no default (`ARG X`), "" means empty (`ARG X=`)."""
 
     pairs: tuple[tuple[str, str | None], ...]
@@ -149,43 +135,37 @@ class Arg(Base):
     comments: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workdir(Base):
+class Workdir(Base, frozen=True, kw_only=True):
     """WORKDIR."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User(Base):
+class User(Base, frozen=True, kw_only=True):
     """USER."""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expose(Base):
+class Expose(Base, frozen=True, kw_only=True):
     """EXPOSE; each word may expand to several ports."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Base):
+class Volume(Base, frozen=True, kw_only=True):
     """VOLUME."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopSignal(Base):
+class StopSignal(Base, frozen=True, kw_only=True):
     """STOPSIGNAL."""
 
     signal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthcheckInstruction(Base):
+class HealthcheckInstruction(Base, frozen=True, kw_only=True):
     """HEALTHCHECK; `test` is ("NONE",), ("CMD", args...) or ("CMD-SHELL", text).
 
     Durations are nanoseconds; 0 inherits, for the retries too.
@@ -199,22 +179,19 @@ class HealthcheckInstruction(Base):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell(Base):
+class Shell(Base, frozen=True, kw_only=True):
     """SHELL."""
 
     args: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnBuild(Base):
+class OnBuild(Base, frozen=True, kw_only=True):
     """ONBUILD; `trigger` is the text of the instruction to run in a child (heredocs included)."""
 
     trigger: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintainer(Base):
+class Maintainer(Base, frozen=True, kw_only=True):
     """MAINTAINER."""
 
     name: str
@@ -242,8 +219,7 @@ Instruction = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Directives:
+class Directives(Struct, frozen=True):
     """Parser directives from the top of the file."""
 
     syntax: str | None = None
@@ -252,8 +228,7 @@ class Directives:
     where: tuple[tuple[str, Location], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Warning:  # noqa: A001  BuildKit's word; import the module, not the name
+class Warning(Struct, frozen=True):  # noqa: A001  BuildKit's word; import the module, not the name
     """A build check that fired; `fatal` where `# check=error=true` asks for an error."""
 
     rule: str
@@ -265,16 +240,14 @@ class Warning:  # noqa: A001  BuildKit's word; import the module, not the name
     end_line: int = 0  # of the instruction; 0: the line of `where` alone
 
 
-@dataclass(frozen=True, slots=True)
-class StageText:
+class StageText(Struct, frozen=True):
     """One FROM and what follows it, unexpanded."""
 
     from_: From
     body: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Struct, frozen=True):
     """A parsed file: ARGs before the first FROM, then stages."""
 
     path: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError, Location
 from buildgraph.limits import DOCKERFILE_BYTES, DOCKERFILE_LINE_BYTES, MIB
@@ -32,8 +33,7 @@ def _word(escape: str) -> re.Pattern[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Struct, frozen=True):
     """A word of a logical line, quotes kept, with its place in the joined text."""
 
     text: str

@@ -6,7 +6,8 @@ Source: shared reference, section 1.4.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile.wording import quote
 from buildgraph.errors import InputError, Location, did_you_mean
@@ -18,8 +19,7 @@ _WORD = (
 _HIGHEST = 65_535
 
 
-@dataclass(frozen=True, slots=True)
-class PortSpec:
+class PortSpec(Struct, frozen=True):
     """One word of EXPOSE; `host` is the address or host port in front of it, which we ignore."""
 
     first: int

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.engine.earlier import Changes
 from buildgraph.engine.reach import Reach
@@ -20,8 +21,7 @@ from buildgraph.errors import Location
 from buildgraph.graph.dag import Dag
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(Struct, frozen=True):
     """A changed file, and what it means to a target."""
 
     path: str
@@ -29,8 +29,7 @@ class Cause:
     where: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Affected:
+class Affected(Struct, frozen=True):
     """A target that may come out differently: for causes of its own, or by what it needs."""
 
     label: str

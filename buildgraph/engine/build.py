@@ -12,7 +12,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph import events as ev
 from buildgraph.context.reading import ChangedWhileReading
@@ -32,8 +34,7 @@ from buildgraph_cache.store import Store
 _REASONS = 20  # that an event tells
 
 
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
+class BuildOptions(Struct, frozen=True):
     """How to run, never what to make."""
 
     jobs: int = 2
@@ -42,8 +43,7 @@ class BuildOptions:
     no_cache_stages: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """What to do, beside other nodes, once the nodes of a target are done; `needs` are node ids.
 
     It ends in an event that says what came of it: an image is there, a smoke test has a verdict.
@@ -55,8 +55,7 @@ class Delivery:
     title: str = "image"
 
 
-@dataclass(slots=True)
-class BuildResult:
+class BuildResult(Struct):
     """What came of it."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)

@@ -12,7 +12,8 @@ import os
 import posixpath
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Work
@@ -24,8 +25,7 @@ from buildgraph_cache.mounts import Sharing
 from buildgraph_cache.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """Whose a mount is, and its mode."""
 
     uid: int
@@ -36,8 +36,7 @@ class Owner:
 _ROOTS = Owner(0, 0, 0o755)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """One cache mount of a step; `index` is its place among the step's mounts."""
 
     index: int

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from buildgraph.context.tree import ContextTree
 from buildgraph.engine.identify import Identifier

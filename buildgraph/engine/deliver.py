@@ -12,9 +12,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph import events as ev
 from buildgraph.boxfile.target import Target, text_of
@@ -50,8 +52,7 @@ if TYPE_CHECKING:
     from buildgraph.oci.registry.push import Pusher
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryOptions:
+class DeliveryOptions(Struct, frozen=True):
     """What is to become of the images that were asked for."""
 
     outputs: tuple[Output, ...] = ()
@@ -85,8 +86,7 @@ def assemble(plan: TargetPlan, outcomes: Mapping[int, Outcome], epoch: int) -> I
     return Image(config, chain)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
+class _Made(Struct, frozen=True):
     """An image of a target, of all its platforms, and what it is called."""
 
     label: str

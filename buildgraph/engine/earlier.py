@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.fetch.git_program import GitFailed, GitProgram, SshSetup
@@ -30,8 +31,7 @@ _DIFF: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """What differs between a commit and the files as they are; paths from the workspace's root.
 
     `paths` has everything, sorted; `appeared` and `gone` are the parts of it that were not there

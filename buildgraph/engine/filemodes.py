@@ -7,8 +7,9 @@ is built. Source: chmod(1); shared reference 1.5.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError, Location
 
@@ -19,15 +20,13 @@ _SHIFT: Final = {"u": 6, "g": 3, "o": 0}
 _BITS: Final = {"r": 4, "w": 2, "x": 1}
 
 
-@dataclass(frozen=True, slots=True)
-class _Action:
+class _Action(Struct, frozen=True):
     who: str  # of "ugo"
     sign: str
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Chmod:
+class Chmod(Struct, frozen=True):
     """A parsed `--chmod`."""
 
     octal: int | None

@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph import events as ev
 from buildgraph.engine.kept import kept_image
@@ -33,8 +34,7 @@ _PAST: Final = "past"
 _REASON: Final = 300  # characters
 
 
-@dataclass(frozen=True, slots=True)
-class PastBuild:
+class PastBuild(Struct, frozen=True):
     """A build of a target; `when` in seconds since 1970, `seconds` of work for this target."""
 
     when: int
@@ -48,8 +48,7 @@ class PastBuild:
     size: int = 0
 
 
-@dataclass(slots=True)
-class Chronicle:
+class Chronicle(Struct):
     """Listens to a build for what is later written down of it."""
 
     listener: ev.Listener

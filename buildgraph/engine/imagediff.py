@@ -11,8 +11,9 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError
@@ -39,8 +40,7 @@ KIND_NAMES: Final[Mapping[Kind, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(Struct, frozen=True):
     """What is at a path of one image; `digest` of a file's bytes, "" where nobody asked."""
 
     kind: Kind
@@ -59,8 +59,7 @@ class FileState:
         return KIND_NAMES[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(Struct, frozen=True):
     """A path that is not the same in both; None: it is not there."""
 
     path: str
@@ -75,8 +74,7 @@ class FileChange:
         return "removed" if self.after is None else "changed"
 
 
-@dataclass(frozen=True, slots=True)
-class ValueChange:
+class ValueChange(Struct, frozen=True):
     """A named value that is not the same in both; None: it is not there."""
 
     name: str
@@ -84,8 +82,7 @@ class ValueChange:
     after: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerLine:
+class LayerLine(Struct, frozen=True):
     """A layer of either image or of both, with the instruction that made it where that is told."""
 
     diff_id: str
@@ -94,8 +91,7 @@ class LayerLine:
     side: str  # "both", "before", "after"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageDiff:
+class ImageDiff(Struct, frozen=True):
     """All that differs, each part sorted; sizes are bytes of uncompressed layers."""
 
     files: tuple[FileChange, ...]
@@ -273,12 +269,12 @@ def text_lines(view: RootView, path: str) -> list[str] | None:
 
 def diff_config(before: ImageConfig, after: ImageConfig) -> Iterator[ValueChange]:
     """Yield the fields that differ, variables and labels one by one, then instructions."""
-    for field in fields(ImageConfig):
-        if field.name in _NOT_COMPARED:
+    for name in ImageConfig.__struct_fields__:
+        if name in _NOT_COMPARED:
             continue
-        old, new = getattr(before, field.name), getattr(after, field.name)
+        old, new = getattr(before, name), getattr(after, name)
         if old != new:
-            yield ValueChange(field.name, _shown(old), _shown(new))
+            yield ValueChange(name, _shown(old), _shown(new))
     for name in _PAIRS:
         yield from (
             ValueChange(f"{name} {change.name}", change.before, change.after)

@@ -5,13 +5,15 @@ Boxfile; must not know what is built of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from buildgraph.boxfile.target import DockerfileInline
 from buildgraph.dockerfile.instructions import Base, Dockerfile
 from buildgraph.dockerfile.parser import parse
 from buildgraph.errors import InputError, InputErrors, Location
+from buildgraph.fields import field_names, with_changes
 
 
 def parse_inline(source: DockerfileInline) -> Dockerfile:
@@ -71,9 +73,10 @@ def relocate(value: Any, line: Callable[[int], int], move: Callable[[Location], 
         return move(value)
     if isinstance(value, tuple):
         return tuple(relocate(item, line, move) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: relocate(getattr(value, f.name), line, move) for f in fields(value)}
+    names = field_names(value)
+    if names is not None:
+        changes = {name: relocate(getattr(value, name), line, move) for name in names}
         if isinstance(value, Base):
             changes["end_line"] = line(value.end_line)
-        return replace(value, **changes)
+        return with_changes(value, changes)
     return value

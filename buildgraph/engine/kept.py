@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError, StoreCorrupt
@@ -21,8 +22,7 @@ from buildgraph_cache.objects import blob_ref
 from buildgraph_cache.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class KeptImage:
+class KeptImage(Struct, frozen=True):
     """The image that was last built for a target; `manifests` by platform."""
 
     manifests: Mapping[str, str]

@@ -14,9 +14,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError
@@ -35,8 +37,7 @@ _END: Final = "whole"  # after every name in hexadecimal digits
 _DEVICES: Final = (b"3", b"4")
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """Which mounts an import put in place, and which it left because a build has them."""
 
     names: tuple[str, ...]

@@ -11,8 +11,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.dockerfile.mounts import parse_size
@@ -28,8 +29,7 @@ from buildgraph.sandbox.spec import Bind, FileMount, Mount, OverlayMount, Tmpfs
 from buildgraph_cache.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class SecretSource:
+class SecretSource(Struct, frozen=True):
     """Where the value of a secret is: a variable or a file of the user's, one of them."""
 
     env: str | None = None
@@ -39,8 +39,7 @@ class SecretSource:
 Secrets = Mapping[str, Mapping[str, SecretSource]]  # by target label; "" are the command line's
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """What a step sees beside its layers. `fleeting` are targets that mean nothing later."""
 
     mounts: tuple[Mount, ...]

@@ -9,13 +9,14 @@ only such a base could define, the whole context counts too.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.boxfile.loader import BOXFILE, in_package
 from buildgraph.boxfile.smoke import EnvFile, PackageBind
@@ -44,6 +45,7 @@ from buildgraph.engine.reads import (
 from buildgraph.engine.selecting import mounted_as_copy, select
 from buildgraph.engine.treewalk import walk
 from buildgraph.errors import InputError, Location
+from buildgraph.fields import compared
 from buildgraph.filetree import Kind
 from buildgraph.graph.lower import DirBinding, ResolvedImage, TargetInput, TargetPlan
 from buildgraph.graph.ops import (
@@ -63,8 +65,7 @@ from buildgraph.oci.types import Chain, ImageConfig, Platform
 FindImage = Callable[[str, Platform, Location], ResolvedImage | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(Struct, frozen=True):
     """What one step takes from one context; without `op`, all of it may be taken."""
 
     spec: ContextSpec
@@ -257,7 +258,7 @@ class Outline:
         That is its config (variables, ONBUILD, the directory, ...) and whether all of it is known.
         """
         configs = [
-            plain(dataclasses.replace(plan.config, labels=(), history=()))
+            plain(replace(plan.config, labels=(), history=()))
             for plan in self._plans.get(label, ())
         ]
         known = self._may_read_all(label), self._env_unknown(label)
@@ -439,10 +440,10 @@ def plain(value: Any) -> Any:
         return plain(value.data)
     if isinstance(value, Location):
         return None
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # What takes no part in equality is no part of what it says: numbers of contexts, functions.
-        fields = (f for f in dataclasses.fields(value) if f.compare)
-        return (type(value).__name__, *(plain(getattr(value, f.name)) for f in fields))
+    # What takes no part in equality is no part of what it says: numbers of contexts, functions.
+    names = compared(value)
+    if names is not None:
+        return (type(value).__name__, *(plain(getattr(value, name)) for name in names))
     if isinstance(value, Mapping):
         return tuple((key, plain(item)) for key, item in value.items())
     if isinstance(value, tuple | list):

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from buildgraph.engine.fields import parse_bool, parse_fields
 from buildgraph.errors import InputError
@@ -18,8 +19,7 @@ OutputType = Literal["oci", "docker", "tar", "local", "registry", "cacheonly", "
 _TYPES = ("oci", "docker", "tar", "local", "registry", "cacheonly")  # as `-o` calls them
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """One `-o`: `tar` False writes an OCI layout directory; `dest` "-" is stdout.
 
     `names` are what the image is called there, instead of its tags. `split` puts each platform's

@@ -4,7 +4,6 @@ of, or what the files are for.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from buildgraph.boxfile.schema import DirPath, FilePath, ListOf, MapOf, Record, Type
 from buildgraph.boxfile.target import DirContext, Value
 from buildgraph.errors import Location
+from buildgraph.fields import field_names
 
 
 def paths_in(value: Value, kind: Type) -> Iterator[tuple[str, Location]]:
@@ -36,12 +36,12 @@ def instances(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
     """Yield the values of some kinds that a value of ours holds."""
     if isinstance(value, kinds):
         yield value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from instances(getattr(value, field.name), kinds)
     elif isinstance(value, tuple):
         for item in value:
             yield from instances(item, kinds)
+    else:
+        for name in field_names(value) or ():
+            yield from instances(getattr(value, name), kinds)
 
 
 def files_at(root: str, path: str) -> Iterable[str]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.engine.filemodes import Chmod
@@ -30,8 +31,7 @@ from buildgraph.rootpath import clean
 _SEARCHED_ONE_BY_ONE = 16  # names in a directory, above which it is listed as a whole
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(Struct, frozen=True):
     """A directory that exists below and must appear in the layer as it is."""
 
     path: str
@@ -41,8 +41,7 @@ class Parent:
     xattrs: Xattrs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DestFacts:
+class DestFacts(Struct, frozen=True):
     """What a destination looks like before the step: all that its layer needs to know of it."""
 
     path: str  # real, inside the root; "" is the root itself
@@ -154,8 +153,7 @@ def _read_text(tree: FileTree, path: str) -> bytes:
 # --- where each file goes ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
+class _Placed(Struct, frozen=True):
     item: Item
     group: Group
     number: int  # of the group: hard links are kept inside one

@@ -5,7 +5,8 @@ know how to do it.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.engine import records
 from buildgraph.engine.build import explain_key
@@ -26,8 +27,7 @@ class Verdict(enum.Enum):
     UNKNOWN = "depends"  # an input would be built first; its result decides
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One node of a plan; `last_reasons` is why it was last built."""
 
     node: Node

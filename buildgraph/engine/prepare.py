@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph import limits
 from buildgraph.boxfile.smoke import ImageName, SmokeTarget
@@ -55,8 +57,7 @@ from buildgraph.transport.urls import strip_logins
 DEFAULT_EPOCH = 315532800  # 1980-01-01T00:00:00Z: zip and wheels cannot say anything earlier
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(Struct, frozen=True):
     """What a command line changes in the targets it asks for (never in their dependencies)."""
 
     args: tuple[tuple[str, str], ...] = ()
@@ -73,8 +74,7 @@ class Overrides:
     allow: frozenset[str] = frozenset()  # granted to dependencies as well
 
 
-@dataclass(frozen=True, slots=True)
-class RulePlan:
+class RulePlan(Struct, frozen=True):
     """What a rule of the library makes of a target."""
 
     op: PackagesOp
@@ -88,8 +88,7 @@ ImageLoader = Callable[[str, Platform, Location], tuple[ResolvedImage, Chain]]
 OutsideImage = tuple[ImageConfig, Chain]
 
 
-@dataclass(frozen=True, slots=True)
-class SmokePlan:
+class SmokePlan(Struct, frozen=True):
     """A smoke test with the images it runs or looks at: those of targets, and those of outside."""
 
     target: SmokeTarget
@@ -102,8 +101,7 @@ class SmokePlan:
         return tuple(sorted({p.node for p in self.plans.values() if p.node is not None}))
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(Struct):
     """A graph with the targets that were asked for; `chains` of outside images by digest."""
 
     graph: NodeGraph

@@ -5,7 +5,8 @@ tests; must not know how an image is built, tested or sent.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.boxfile.push import IfExists, PushTarget, push_target
 from buildgraph.boxfile.target import Located, Target
@@ -20,8 +21,7 @@ from buildgraph.oci.types import Platform
 _NO_IMAGES = (*DEEDS, "group")
 
 
-@dataclass(frozen=True, slots=True)
-class PushPlan:
+class PushPlan(Struct, frozen=True):
     """One image and the names it is to get; `label` is the target that was asked for."""
 
     label: Label

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph.context.glob import BadPattern, Components, DeepPattern, has_wildcards, unescape
 from buildgraph.context.ignore import IgnoreRules, clean_pattern
@@ -22,16 +23,14 @@ from buildgraph.rootpath import clean
 Seen = Callable[[str], bool]  # says of a path below a source whether it counts
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     """One source of one step: a path, and what below it counts."""
 
     prefix: str
     seen: Seen
 
 
-@dataclass(slots=True)
-class _Context:
+class _Context(Struct):
     """One context under one set of ignore rules, with the steps that read from it."""
 
     of: ContextAt

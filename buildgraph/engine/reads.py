@@ -5,7 +5,8 @@ it was found out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.errors import Location
@@ -15,8 +16,7 @@ DOCKERFILE = "Dockerfile"
 IGNORE_FILE = "ignore file"
 
 
-@dataclass(frozen=True, slots=True)
-class PathRead:
+class PathRead(Struct, frozen=True):
     """A file that is read, or a directory with all that is below it; from the workspace's root."""
 
     path: str
@@ -24,8 +24,7 @@ class PathRead:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class ContextAt:
+class ContextAt(Struct, frozen=True):
     """A context: its directory from the workspace's root, and the lines of its ignore file.
 
     `real` is the same directory without links; None where a link leads out of the workspace.
@@ -41,8 +40,7 @@ class ContextAt:
         return IgnoreRules.parse("\n".join(self.ignore), self.ignore_name)
 
 
-@dataclass(frozen=True, slots=True)
-class ContextRead:
+class ContextRead(Struct, frozen=True):
     """What one step takes from one context: `sources` as expanded, None: all of it, maybe."""
 
     context: ContextAt
@@ -54,8 +52,7 @@ class ContextRead:
     parents: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What every target of a workspace needs and reads, by label; `defining`: the files whose text
     defines targets; `seen`: of each target a digest over what its users can notice when they are
     unfolded, so that a change which they cannot is theirs no more.

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from buildgraph.graph.explain import Listing, Reason
 from buildgraph.graph.keys import NodeKey, Preimage, canonical
@@ -28,8 +29,7 @@ from buildgraph_cache.store import Store
 _KINDS = {"0": "file", "1": "hard link", "2": "link", "5": "directory"}
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
+class NodeRecord(Struct, frozen=True):
     """What a node came to; `layer` None: it changed no file."""
 
     layer: Layer | None
@@ -37,8 +37,7 @@ class NodeRecord:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class SlotRecord:
+class SlotRecord(Struct, frozen=True):
     """What was last built at a place of a Dockerfile."""
 
     key: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.loader import BOXFILE, DOCKERFILES, in_package
 from buildgraph.boxfile.rule_files import SUFFIX
@@ -30,8 +31,7 @@ from buildgraph.label import Label, parse_label
 from buildgraph.oci.types import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
+class Pins(Struct, frozen=True):
     """What a lock file says: of targets, and of images by canonical name."""
 
     targets: Mapping[str, Any] = field(default_factory=dict)

@@ -12,9 +12,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from buildgraph.engine.mounts import Secrets, find_secret
 from buildgraph.engine.work import Work
@@ -278,8 +279,7 @@ def _at(node: Node) -> Iterator[None]:
         raise
 
 
-@dataclass(slots=True)
-class _OneBlob:
+class _OneBlob(Struct):
     """A blob of the store as a tree of one file."""
 
     path: str

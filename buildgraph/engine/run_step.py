@@ -11,8 +11,10 @@ import collections
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.engine.masking import Masker
 from buildgraph.engine.mounts import MountSources, Shown
@@ -35,8 +37,7 @@ _TITLE = 100  # characters
 _TAIL_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class FailedStep:
+class FailedStep(Struct, frozen=True):
     """A RUN that failed, as it left everything; `stack` lets go of that."""
 
     title: str

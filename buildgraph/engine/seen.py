@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from buildgraph.context.observation import Found, Observation
 from buildgraph.context.tree import ContextTree, stat_of_row
@@ -26,8 +27,7 @@ _VERSION: Final = 1
 _PARTS: Final = 8  # observations of one context; beyond that they only cost
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(Struct):
     """Answers that hold while an observation does."""
 
     seen: Observation

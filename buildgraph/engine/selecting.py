@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from buildgraph.context.glob import (
     BadPattern,
@@ -58,8 +59,7 @@ class _Hiding(Protocol):
         """Return the pattern that leaves `path` out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """What one match of one source brings: a file under its name, or a directory's contents."""
 
     source: str  # as written

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.context.ignore import IgnoreRules
@@ -54,8 +55,7 @@ class EmptyTree:
         raise FileNotFoundError(path)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """Where a path leads. `stat` None: nothing is there, and `path` is where it would be."""
 
     path: str
@@ -63,8 +63,7 @@ class Found:
     file_in_the_way: str = ""  # a component that is no directory, though more follows
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """One entry below a starting point; `name` is relative to that, `path` to the tree."""
 
     name: str

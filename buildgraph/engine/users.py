@@ -8,7 +8,7 @@ the image with caps (A47). Source: passwd(5), group(5); shared reference 1.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError, Location
@@ -17,8 +17,7 @@ from buildgraph.oci.rootview import RootView
 _MAX_ID = 2**31 - 1  # what docker accepts
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Who a process is."""
 
     uid: int

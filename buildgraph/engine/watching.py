@@ -16,8 +16,9 @@ import select
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.loader import BOXFILE, DOCKERFILES
 from buildgraph.closing import Closing
@@ -39,8 +40,7 @@ _IN_ONLYDIR: Final = 0x01000000
 _Sign = tuple[int, int, int, int, int]
 
 
-@dataclass(slots=True)
-class Baseline:
+class Baseline(Struct):
     """What a build has seen; paths are absolute.
 
     `files` with what stat(2) said of them, `names` of directories by their path. `contexts` are
@@ -55,8 +55,7 @@ class Baseline:
     stale: list[str] = field(default_factory=list)  # changed while it was being looked at
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A path that is not what it was; `what` is `changed`, `added` or `removed`."""
 
     path: str

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from buildgraph.graph.keys import NodeKey
 from buildgraph.graph.ops import Node
 from buildgraph.oci.types import Chain, Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What a node came to: the file system after it, and the layer it added (None: none)."""
 
     chain: Chain
@@ -27,8 +27,7 @@ class Outcome:
     seconds: float
 
 
-@dataclass(slots=True)
-class Work:
+class Work(Struct):
     """A node to execute, with its inputs as values.
 
     `sources[i]` is the chain of `node.inputs[i]`; `output` takes raw bytes of the command's

@@ -14,8 +14,9 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import BuildgraphError, HostError, InputError, Location
@@ -62,8 +63,7 @@ _HINTS: Final = (
 SecretOf = Callable[[str], str | None]
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(Struct):
     """One checkout: who asked, until when, and what is left of its allowance of submodules."""
 
     host: str  # of the repository that was asked for: tokens without a host are for it alone

@@ -17,8 +17,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import HostError, Interrupted, Location
@@ -62,8 +63,7 @@ _LOGIN: Final = re.compile(r"//[^/@\s]*@")
 _KILL_AFTER: Final = 3.0  # seconds between asking a child to end and making it
 
 
-@dataclass(frozen=True, slots=True)
-class SshSetup:
+class SshSetup(Struct, frozen=True):
     """How ssh is used: the agent's socket ("" = none), and the home with known hosts."""
 
     agent: str = ""

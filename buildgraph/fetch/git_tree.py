@@ -9,8 +9,9 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError, InputError, Location
 from buildgraph.fetch.git_program import GitFailed, GitProgram
@@ -22,8 +23,7 @@ _DIRECTORY: Final = "040000"
 _LOCKS: Final = ("shallow.lock", "index", "index.lock", "packed-refs.lock", "config.lock")
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(Struct, frozen=True):
     """A bare repository in the store, ours alone while it is open."""
 
     path: str
@@ -76,8 +76,7 @@ class Mirror:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(Struct, frozen=True):
     """One entry of a `.gitmodules`."""
 
     path: str

@@ -10,9 +10,10 @@ named (CVE-2022-39253).
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 import urllib.parse
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from buildgraph.errors import InputError, Location, did_you_mean
@@ -43,7 +44,7 @@ _KEYS: Final = (
 _SCHEMES: Final = ("git", "ssh", "http", "https")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class GitReference:
     """A commit of a repository, as somebody wrote it down.
 
@@ -60,7 +61,8 @@ class GitReference:
     submodules: bool = True
     fetch_by_commit: bool = False
     preserve_times: bool = False  # mtime=commit: files are as old as the commit
-    login: str = field(default="", repr=False)  # user:password of an http URL; never shown
+    # user:password of an http URL; never shown
+    login: str = dataclasses.field(default="", repr=False)
 
     @property
     def shown(self) -> str:

@@ -12,11 +12,13 @@ taken some (R22).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError, StoreCorrupt
@@ -38,18 +40,17 @@ OLDEST: Final = 315532800
 Progress = Callable[[str, int, int], None]  # (text, done, total) in bytes; total 0: not known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
     """A file to be had. `times`: its Last-Modified matters too."""
 
     url: Url
     checksum: Digest | None = None
     times: bool = False
-    authorizer: Authorizer | None = field(default=None, repr=False)
+    authorizer: Authorizer | None = dataclasses.field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What a URL was found to have; its blob is in the store. `modified`: seconds since 1970."""
 
     digest: Digest
@@ -57,8 +58,7 @@ class Content:
     modified: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Struct, frozen=True):
     digest: Digest
     size: int
     etag: str

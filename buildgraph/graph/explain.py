@@ -6,8 +6,9 @@ A `Reason` names the thing that changed, with its old and its new value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from buildgraph.graph.keys import Preimage
 
@@ -39,8 +40,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Struct, frozen=True):
     """One thing that changed; `old` or `new` is "" where it did not exist."""
 
     what: str

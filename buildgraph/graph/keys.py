@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from buildgraph.graph.ops import (
     CopyOp,
@@ -31,8 +32,7 @@ SCHEMA = 1
 Preimage = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeKey:
+class NodeKey(Struct, frozen=True):
     """A key with what it was made from."""
 
     digest: Digest

@@ -7,7 +7,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks import scopes
@@ -36,8 +37,7 @@ _PLACEHOLDERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(Struct, frozen=True):
     """A RUN with what matters of it here."""
 
     at: int  # its place in the stage

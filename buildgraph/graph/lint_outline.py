@@ -5,7 +5,8 @@ secrets and caches of one; must not know how that is shown.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.mounts import secret_name
@@ -14,8 +15,7 @@ from buildgraph.errors import Location
 from buildgraph.graph.lint_stages import stage_graph
 
 
-@dataclass(frozen=True, slots=True)
-class OutlineArg:
+class OutlineArg(Struct, frozen=True):
     """An argument that a build takes; `value` is what it is without or with `--build-arg`."""
 
     name: str
@@ -24,8 +24,7 @@ class OutlineArg:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class OutlineMount:
+class OutlineMount(Struct, frozen=True):
     """A secret, an SSH agent or a cache that a step asks for."""
 
     name: str
@@ -33,8 +32,7 @@ class OutlineMount:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(Struct, frozen=True):
     """What building one stage takes."""
 
     name: str
@@ -43,8 +41,7 @@ class Outline:
     mounts: Mapping[str, tuple[OutlineMount, ...]] = field(default_factory=dict)  # by type
 
 
-@dataclass(frozen=True, slots=True)
-class StageLine:
+class StageLine(Struct, frozen=True):
     """A stage that can be asked for."""
 
     name: str

@@ -5,12 +5,12 @@ must not know when a rule fires.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+
+class Rule(Struct, frozen=True):
     """One rule: why it exists, in a sentence, and what it does and does not complain about."""
 
     id: str

@@ -8,7 +8,8 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile import instructions as ast
 
@@ -36,8 +37,7 @@ _WRAPPERS = frozenset(
 _SHELLS = frozenset(("sh", "bash", "ash", "dash"))
 
 
-@dataclass(frozen=True, slots=True)
-class Install:
+class Install(Struct, frozen=True):
     """A command that installs packages; `manifests` are the files that say which."""
 
     family: str  # "npm": a second one of the same family is no news
@@ -104,8 +104,7 @@ def _unwrapped(words: list[str]) -> list[str]:
 # --- package managers --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Tool:
+class _Tool(Struct, frozen=True):
     family: str
     verbs: frozenset[str]
     manifests: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks_findings import Findings
@@ -21,8 +22,7 @@ _VARIABLE = re.compile(r"\$(?:\{[^}]*\}?|[A-Za-z0-9_]+)")
 OWN_MEANING = KNOBS | PROXY_ARGS | PLATFORM_ARGS.keys()  # these work without being used
 
 
-@dataclass(frozen=True, slots=True)
-class StageGraph:
+class StageGraph(Struct, frozen=True):
     """Which stage is built on which (`parents`), and which ones a stage copies or mounts from."""
 
     parents: tuple[int | None, ...]

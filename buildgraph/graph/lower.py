@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.errors import InputError, Location
@@ -51,22 +53,19 @@ from buildgraph.oci.types import HistoryEntry, ImageConfig, Platform
 from buildgraph.transport.urls import parse_url
 
 
-@dataclass(frozen=True, slots=True)
-class LabelBinding:
+class LabelBinding(Struct, frozen=True):
     """A named context that is another target's image."""
 
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class DirBinding:
+class DirBinding(Struct, frozen=True):
     """A named context that is a local directory."""
 
     spec: ContextSpec
 
 
-@dataclass(frozen=True, slots=True)
-class ImageBinding:
+class ImageBinding(Struct, frozen=True):
     """A named context that is an image from outside, under the name it was resolved by."""
 
     reference: str
@@ -75,8 +74,7 @@ class ImageBinding:
 Binding = LabelBinding | DirBinding | ImageBinding
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
+class ResolvedImage(Struct, frozen=True):
     """What resolving found out about an outside image."""
 
     reference: str
@@ -84,8 +82,7 @@ class ResolvedImage:
     config: ImageConfig
 
 
-@dataclass(frozen=True, slots=True)
-class TargetInput:
+class TargetInput(Struct, frozen=True):
     """One image target with everything that its Dockerfile is read with."""
 
     label: str
@@ -101,8 +98,7 @@ class TargetInput:
     around: Surroundings = field(default_factory=Surroundings)
 
 
-@dataclass(frozen=True, slots=True)
-class TargetPlan:
+class TargetPlan(Struct, frozen=True):
     """What a target comes to: the node its files are, its config, and its history.
 
     `history` pairs an entry with the node that makes its layer; None: the entry stands as it is.
@@ -116,8 +112,7 @@ class TargetPlan:
     nodes: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
-class _Stage:
+class _Stage(Struct):
     """Where a lowered stage stands."""
 
     node: int | None

@@ -7,9 +7,11 @@ depend on where the workspace lies or when the build runs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from buildgraph.errors import Location
 from buildgraph.fetch.git_url import GitReference, is_commit
@@ -18,31 +20,28 @@ from buildgraph.oci.types import Platform
 Network = Literal["none", "host", "default"]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOp:
+class ImageOp(Struct, frozen=True):
     """A base image from outside: layers and config come from an OCI layout or a registry."""
 
     reference: str  # canonical: "oci-layout:///abs/dir@sha256:..." is resolved to a digest
     digest: str  # manifest digest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ContextSource:
     """Files of a local directory; `context` is an index into NodeGraph.contexts, not identity."""
 
-    context: int = field(compare=False)
+    context: int = dataclasses.field(compare=False)
     owners: bool = False  # files keep their owners, as those of an archive do
 
 
-@dataclass(frozen=True, slots=True)
-class StageSource:
+class StageSource(Struct, frozen=True):
     """Files of another node's root file system; `input` is an index into Node.inputs."""
 
     input: int
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(Struct, frozen=True):
     """A file whose bytes stand in the Dockerfile (a heredoc)."""
 
     name: str
@@ -50,8 +49,7 @@ class InlineFile:
     mode: int = 0o644
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOp:
+class CopyOp(Struct, frozen=True):
     """COPY or ADD of files that are already on this machine.
 
     `paths` are expanded sources relative to the source's root; `dest` is absolute, with a
@@ -72,15 +70,14 @@ class CopyOp:
     preserve_times: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MkdirOp:
+class MkdirOp(Struct, frozen=True):
     """WORKDIR: make a directory and its parents where they are missing, 0755."""
 
     path: str
     user: str = ""  # owner, as USER has it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RunMount:
     """One RUN --mount with every default filled in; a source is an index into Node.inputs."""
 
@@ -88,11 +85,10 @@ class RunMount:
     target: str
     options: tuple[tuple[str, str], ...] = ()
     input: int | None = None
-    context: int | None = field(default=None, compare=False)
+    context: int | None = dataclasses.field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What a command line gives steps beside their files, as far as they can notice it."""
 
     hosts: tuple[str, ...] = ()  # names alone, sorted: where they lead is no part of a step
@@ -100,8 +96,7 @@ class Surroundings:
     ulimits: tuple[tuple[str, int, int], ...] = ()  # (name, soft, hard), sorted; -1 = no limit
 
 
-@dataclass(frozen=True, slots=True)
-class ExecOp:
+class ExecOp(Struct, frozen=True):
     """RUN: a command in the root file system of its first input."""
 
     args: tuple[str, ...]
@@ -117,8 +112,7 @@ class ExecOp:
     around: Surroundings = Surroundings()
 
 
-@dataclass(frozen=True, slots=True)
-class PackagesOp:
+class PackagesOp(Struct, frozen=True):
     """A root file system from Debian packages, chosen and pinned (the `debian` rule)."""
 
     # (name, version, architecture, sha256), in order
@@ -128,8 +122,7 @@ class PackagesOp:
     recipe: str = ""  # the version of what makes a tree of the packages
 
 
-@dataclass(frozen=True, slots=True)
-class HttpOp:
+class HttpOp(Struct, frozen=True):
     """One file from an http(s) server: a layer that holds it as `name`, mode 0600.
 
     `url` says where to ask and takes no part in the key: the key is what the server was found to
@@ -148,8 +141,7 @@ class HttpOp:
         return self.checksum is not None
 
 
-@dataclass(frozen=True, slots=True)
-class GitOp:
+class GitOp(Struct, frozen=True):
     """The tree of one commit of a git repository, as a layer.
 
     Where to ask takes no part in the key: the key is the commit with what is taken of it.
@@ -167,8 +159,7 @@ class GitOp:
 Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp | HttpOp | GitOp
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One step of the graph. `inputs[0]` is the file system it starts from, None = scratch."""
 
     id: int
@@ -190,8 +181,7 @@ class Node:
         return tuple(i for i in self.inputs if i is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class ContextSpec:
+class ContextSpec(Struct, frozen=True):
     """A local directory that nodes read from, with the text of its ignore file."""
 
     root: str  # absolute
@@ -202,8 +192,7 @@ class ContextSpec:
     fleeting: bool = False  # unpacked for this build alone: no later one will look at this place
 
 
-@dataclass(frozen=True, slots=True)
-class NodeGraph:
+class NodeGraph(Struct, frozen=True):
     """Nodes in topological order; `nodes[i].id == i`.
 
     `shared` has the other slots of a node that is a step of several targets or stages.

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.graph.dag import Dag
 
@@ -17,8 +19,7 @@ _WORSE: Final[tuple[Verdict, ...]] = ("hit", "depends", "build", "built", "skipp
 LEVELS: Final[tuple[Level, ...]] = ("target", "stage", "step")
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(Struct, frozen=True):
     """One thing in the picture. `seconds` and `size` are of the last time it was made."""
 
     id: str
@@ -34,8 +35,7 @@ class Box:
     critical: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """The boxes of each level, each after what it needs, and the seconds of the longest way."""
 
     name: str

@@ -10,9 +10,10 @@ the lines, a fixed number of times.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+from msgspec import Struct
 
 _SWEEPS: Final = 6
 # A line longer than this many columns is drawn straight: its bends would cost more than they help.
@@ -21,8 +22,7 @@ _LONGEST: Final = 12
 _Slot = tuple[str, str, int]  # a box: (name, "", 0); a place of a line: (user, needed, column)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Boxes by name with the upper left corner; lines (needed, user) with the points they pass."""
 
     width: float

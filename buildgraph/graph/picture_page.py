@@ -11,8 +11,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.graph.picture import LEVELS, Box, Level, Picture, duration, facts
 from buildgraph.graph.picture_svg import STYLE, drawing, text_of
@@ -139,8 +140,7 @@ _KEYS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
+class Canvas(Struct, frozen=True):
     """The parts of a page with a graph: its buttons, the drawing, and the data of `SCRIPT`.
 
     `SCRIPT` wants them in a page with an input #q, and says in #n how many it has found.

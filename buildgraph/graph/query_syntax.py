@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError, Location
 
@@ -43,32 +44,28 @@ _OPERATORS: Final[dict[str, Operator]] = {
 _KEYWORDS: Final = frozenset(("union", "intersect", "except", "let", "in", "set"))
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """Where a part stands: characters `start` to `end` (exclusive), counted from 0."""
 
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Struct, frozen=True):
     """A label, a pattern, a number, a regular expression: what it is depends on where it stands."""
 
     text: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Struct, frozen=True):
     """`$name`, bound by a `let` around it."""
 
     name: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Let:
+class Let(Struct, frozen=True):
     """`let name = value in body`."""
 
     name: str
@@ -77,8 +74,7 @@ class Let:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """`first op x op y ...`, taken from left to right."""
 
     first: Expression
@@ -86,16 +82,14 @@ class Chain:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class SetOf:
+class SetOf(Struct, frozen=True):
     """`set(a b c)`."""
 
     words: tuple[Word, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """`name(argument, ...)`; `span` is the name's."""
 
     name: str
@@ -153,8 +147,7 @@ def words_of(expression: Expression) -> Iterator[str]:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: Literal["word", "quoted", "mark", "end"]
     text: str
     span: Span

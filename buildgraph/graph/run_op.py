@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from buildgraph.errors import InputError, Location
 from buildgraph.graph.ops import ExecOp, NodeGraph

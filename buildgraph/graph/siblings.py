@@ -5,7 +5,8 @@ such a name; must not know where names were found or what is written down.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile.instructions import Dockerfile
 from buildgraph.errors import InputError
@@ -17,8 +18,7 @@ from buildgraph.oci.types import Platform
 _LOCAL_TAGS = ("latest", "local", "dev")
 
 
-@dataclass(frozen=True, slots=True)
-class Maker:
+class Maker(Struct, frozen=True):
     """Something that makes an image: what it is known by, its names, its directory's name."""
 
     identity: str
@@ -26,8 +26,7 @@ class Maker:
     directory: str
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """`name` in a Dockerfile is what `maker` makes; `by` says how that is known."""
 
     name: str

@@ -5,7 +5,8 @@ Dockerfile becomes one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.errors import Location
 from buildgraph.fetch.git_url import GitReference
@@ -38,27 +39,23 @@ KNOBS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ScratchRef:
+class ScratchRef(Struct, frozen=True):
     """No file system at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageRef:
+class StageRef(Struct, frozen=True):
     """An earlier stage of the same Dockerfile."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class ContextRef:
+class ContextRef(Struct, frozen=True):
     """A named context of the target; "" is the build context itself."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRef:
+class ImageRef(Struct, frozen=True):
     """An image that nothing in the workspace defines."""
 
     reference: str
@@ -67,8 +64,7 @@ class ImageRef:
 SourceRef = ScratchRef | StageRef | ContextRef | ImageRef
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFile:
+class ServerFile(Struct, frozen=True):
     """One file of an http(s) server, under the name it gets; see HttpOp."""
 
     url: str
@@ -76,15 +72,13 @@ class ServerFile:
     checksum: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ServerRef:
+class ServerRef(Struct, frozen=True):
     """Files of servers, one directory of them."""
 
     files: tuple[ServerFile, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryRef:
+class RepositoryRef(Struct, frozen=True):
     """The tree of a commit of a git repository."""
 
     reference: GitReference
@@ -93,8 +87,7 @@ class RepositoryRef:
 CopySource = SourceRef | ServerRef | RepositoryRef
 
 
-@dataclass(frozen=True, slots=True)
-class MountIR:
+class MountIR(Struct, frozen=True):
     """One RUN --mount, expanded; `source` where it has a `from`."""
 
     type: str
@@ -103,8 +96,7 @@ class MountIR:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class RunIR:
+class RunIR(Struct, frozen=True):
     """RUN, ready to be executed in the stage's file system."""
 
     args: tuple[str, ...]
@@ -117,8 +109,7 @@ class RunIR:
     script: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class CopyIR:
+class CopyIR(Struct, frozen=True):
     """COPY or ADD with everything expanded; `dest` is absolute."""
 
     source: CopySource
@@ -134,16 +125,14 @@ class CopyIR:
     add: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WorkdirIR:
+class WorkdirIR(Struct, frozen=True):
     """WORKDIR; `path` is absolute and normal."""
 
     path: str
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepIR:
+class StepIR(Struct, frozen=True):
     """One instruction: what it does to files (None: nothing) and what history says."""
 
     action: RunIR | CopyIR | WorkdirIR | None
@@ -152,8 +141,7 @@ class StepIR:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class StageIR:
+class StageIR(Struct, frozen=True):
     """A stage, unfolded."""
 
     index: int
@@ -165,8 +153,7 @@ class StageIR:
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class BuildArgs:
+class BuildArgs(Struct, frozen=True):
     """What a build is parameterised with."""
 
     args: Mapping[str, str]
@@ -176,8 +163,7 @@ class BuildArgs:
     contexts: frozenset[str] = frozenset()  # names of named contexts, lower case
 
 
-@dataclass(frozen=True, slots=True)
-class Unfolded:
+class Unfolded(Struct, frozen=True):
     """The stages one target needs, in file order, and which build arguments were used."""
 
     stages: tuple[StageIR, ...]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.dockerfile import instructions as ins
 from buildgraph.dockerfile.expand import expand, expand_words, heredoc_expand
@@ -47,8 +49,7 @@ from buildgraph.transport.urls import strip_logins
 ConfigOf = Callable[[SourceRef, Platform, Location], ImageConfig]
 
 
-@dataclass(slots=True)
-class _State:
+class _State(Struct):
     """The mutable face of a stage while its instructions are read."""
 
     config: ImageConfig

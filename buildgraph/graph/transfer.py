@@ -8,8 +8,10 @@ its own, since its whole tree is meant.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.dockerfile import instructions as ins
 from buildgraph.errors import InputError, Location
@@ -23,8 +25,7 @@ _SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _SPECIAL: Final = re.compile(r"([\\*?\[\]])")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What one copy of an instruction takes, and whether archives in it are unpacked."""
 
     source: CopySource

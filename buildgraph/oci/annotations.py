@@ -10,8 +10,9 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError, Location
 from buildgraph.oci.platforms import parse_platform
@@ -30,8 +31,7 @@ CREATED: Final = "org.opencontainers.image.created"
 Pairs = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
+class Annotation(Struct, frozen=True):
     """One annotation of one part; `platform` None = of every platform.
 
     `value` None stands for the time of the build's epoch, as `created` may have it.

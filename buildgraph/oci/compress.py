@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, Final, Literal, Protocol, cast
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError
@@ -22,8 +23,7 @@ _ISAL_LEVELS: Final = 2
 _OUT: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Compression:
+class Compression(Struct, frozen=True):
     """How a layer's tar becomes a blob. `level` None is the algorithm's default.
 
     gzip levels 0 to 2 are ISA-L's (1 is our default), 3 to 9 are zlib's: ISA-L's level 3 gives

@@ -8,8 +8,9 @@ Source: image-spec v1.1 (config.md, manifest.md, image-index.md); fields that do
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError
 from buildgraph.oci.documents import Fields, canonical_json, load_document
@@ -51,8 +52,7 @@ _DOCKER_TO_OCI: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """An image manifest as read."""
 
     config: Descriptor
@@ -60,8 +60,7 @@ class Manifest:
     annotations: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Struct, frozen=True):
     """An image index as read."""
 
     manifests: tuple[Descriptor, ...]

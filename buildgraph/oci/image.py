@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.oci.compress import Compression
 from buildgraph.oci.config import config_json, image_index, image_manifest
@@ -12,8 +14,7 @@ from buildgraph.oci.types import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST, Desc
 from buildgraph_cache.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestResult:
+class ManifestResult(Struct, frozen=True):
     """A manifest whose blobs are all in the store."""
 
     manifest: bytes
@@ -42,8 +43,7 @@ class ManifestResult:
         return Artifact(self.descriptor, _unique((*self.layers, self.config, self.descriptor)))
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """A manifest or index and every blob it leads to, itself included, each once."""
 
     top: Descriptor

@@ -14,8 +14,10 @@ It refers to every form, so it goes when one of them goes, and a form stays as l
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph_cache.digest import Digest, parse_digest
 from buildgraph_cache.objects import blob_ref, snapshot_ref
@@ -23,8 +25,7 @@ from buildgraph_cache.objects import blob_ref, snapshot_ref
 KIND: Final = "layer"
 
 
-@dataclass(slots=True)
-class LayerRecord:
+class LayerRecord(Struct):
     """The forms of one layer."""
 
     size: int

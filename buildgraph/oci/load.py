@@ -7,8 +7,9 @@ digest, size and diff_id (A23, A24). What was verified once is not read again.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError, did_you_mean
@@ -22,8 +23,7 @@ from buildgraph_cache.digest import Digest
 _READERS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
+class LoadedImage(Struct, frozen=True):
     """An image whose layers are in the store, with the descriptors it came by."""
 
     image: Image

@@ -5,7 +5,8 @@ know where documents are read from, nor what is done with the layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError
@@ -17,8 +18,7 @@ from buildgraph_cache.digest import Digest
 Read = Callable[[Descriptor], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageParts:
+class ImageParts(Struct, frozen=True):
     """What a manifest and its config say together; `layers` are (diff_id, blob), bottom first."""
 
     config: ImageConfig

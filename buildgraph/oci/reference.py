@@ -6,8 +6,10 @@ Source: the grammar of `distribution/reference` (the package docker, podman and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.errors import InputError
 from buildgraph_cache.digest import Digest
@@ -25,8 +27,7 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z", re.ASCII)
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
+class Reference(Struct, frozen=True, order=True):
     """A parsed name; at least one of tag and digest is set once `with_default_tag` was asked."""
 
     domain: str

@@ -8,8 +8,9 @@ A19). Every record and the sum of all sizes have caps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError
@@ -20,8 +21,7 @@ _NUMBERS: Final = (b"uid", b"gid", b"size")
 _XATTR: Final = b"SCHILY.xattr."
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """One member as its headers say it; names are raw bytes, `mtime_ns` is signed."""
 
     path: bytes

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.filetree import Entry, FileStat, FromTree, Kind, name_order

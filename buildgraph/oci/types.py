@@ -6,7 +6,8 @@ Source: image-spec v1.1 (config.md, manifest.md, image-index.md, descriptor.md).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph_cache.digest import Digest
 
@@ -20,8 +21,7 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Platform:
+class Platform(Struct, frozen=True, order=True):
     """What an image runs on, in Go's words; `str()` gives `os/arch[/variant]`."""
 
     os: str
@@ -32,8 +32,7 @@ class Platform:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """A reference to a blob by what it contains."""
 
     media_type: str
@@ -43,16 +42,14 @@ class Descriptor:
     platform: Platform | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """A change set; its identity is the sha256 of its uncompressed tar."""
 
     diff_id: Digest
     size: int  # bytes of the uncompressed tar
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """Layers on top of each other, bottom first; `id` is OCI's ChainID ("" for no layers)."""
 
     layers: tuple[Layer, ...] = ()
@@ -76,8 +73,7 @@ class Chain:
         return chain
 
 
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
+class Healthcheck(Struct, frozen=True):
     """HEALTHCHECK; times in nanoseconds, 0 = inherit."""
 
     test: tuple[str, ...]  # ("NONE",), ("CMD", ...), ("CMD-SHELL", text); () = inherit
@@ -88,8 +84,7 @@ class Healthcheck:
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(Struct, frozen=True):
     """One instruction that made the image."""
 
     created_by: str
@@ -99,8 +94,7 @@ class HistoryEntry:
     comment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Struct, frozen=True):
     """The JSON config of an image as a value; pairs keep their order, None = not set."""
 
     platform: Platform
@@ -122,8 +116,7 @@ class ImageConfig:
     os_version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """A complete image: its layers and how to run it."""
 
     config: ImageConfig

@@ -17,8 +17,9 @@ import os
 import shutil
 import stat as stat_bits
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError, InputError
@@ -57,8 +58,7 @@ def _show(raw: bytes) -> str:
     return repr(os.fsdecode(raw[:200]))
 
 
-@dataclass(slots=True)
-class _Made:
+class _Made(Struct):
     """What this layer has made so far, by canonical path."""
 
     whiteouts: set[str] = field(default_factory=set)

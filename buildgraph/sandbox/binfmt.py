@@ -17,10 +17,11 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import kernel as k
 from buildgraph.sandbox.wire import receive, send
@@ -34,8 +35,7 @@ _ARGV0_SINCE: Final = 6  # the version of qemu that understands flag P
 _TIMEOUT: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Machine:
+class _Machine(Struct, frozen=True):
     """How an architecture looks in an ELF header, and its words for `exit(0)`."""
 
     qemu: str
@@ -129,8 +129,7 @@ def runs_here(architecture: str) -> bool:
 # -- what the machine has ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(Struct, frozen=True):
     """A handler that the machine's kernel has; `fixed` = its emulator was opened beforehand."""
 
     name: str

@@ -16,9 +16,10 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.sandbox.spec import Limits
 
@@ -28,8 +29,7 @@ _PERIOD: Final = 100_000  # microseconds, the kernel's default
 _UNLIMITED: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(Struct, frozen=True):
     """A mounted hierarchy: where this process is in it, and which of our controllers it has."""
 
     version: int
@@ -80,8 +80,7 @@ def _cgroup_mounts() -> list[tuple[str, str, str, list[str]]]:
     return rows
 
 
-@dataclass(slots=True)
-class SlotGroup:
+class SlotGroup(Struct):
     """The control groups of one slot. Not thread-safe: one container at a time."""
 
     directories: dict[str, str]  # controller -> directory

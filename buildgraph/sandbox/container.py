@@ -10,8 +10,9 @@ import os
 import signal as signals
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError

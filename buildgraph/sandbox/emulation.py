@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.errors import NoEmulator
 from buildgraph.sandbox.binfmt import (
@@ -33,8 +35,7 @@ Register = Callable[[Sequence[bytes], str], str]
 """Registers lines for our containers, tries an architecture, and returns "" or why it failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """How programs of an architecture run, in words; `possible` False: why they do not.
 
     `inside` is an emulator that a container must have at its own path.

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph import kernel as k
 from buildgraph.closing import Closing
@@ -40,8 +42,7 @@ MAX_LAYERS: Final = 990  # what two stacked overlays hold, less a few of our own
 _MEMORY_SHARE: Final = 0.8  # of the machine's memory, where a spec names no limit
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
+class _Slot(Struct, frozen=True):
     """One end of a slot's socket, and its control groups."""
 
     sock: socket.socket

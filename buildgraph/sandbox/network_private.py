@@ -8,6 +8,7 @@ The program itself is no member; it gets sockets that are inside from the router
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 import os
 import re
@@ -16,7 +17,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from buildgraph import kernel as k
@@ -56,7 +56,7 @@ class Makers(Protocol):
         """Return the addresses of the host's resolvers."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Attachment:
     """A place in the network. `netns` is for `SandboxHost.run` and `start`, and the network's."""
 
@@ -65,7 +65,7 @@ class Attachment:
     address: str
     address6: str  # "" where the network has no IPv6
     netns: int
-    number: int = field(repr=False)
+    number: int = dataclasses.field(repr=False)
     resolver: str
 
     @property

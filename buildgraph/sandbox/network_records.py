@@ -13,9 +13,10 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.sandbox import nftables as nft
 
@@ -27,8 +28,7 @@ class TooManyRecords(Exception):
     """No name is left for another record."""
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """What must be undone if this process is killed."""
 
     name: str

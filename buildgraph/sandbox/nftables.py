@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 DROP: Final = 0
 ACCEPT: Final = 1
@@ -153,8 +154,7 @@ def masquerade() -> bytes:
     return _expression("masq", b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """A base chain and its rules, each a concatenation of the expressions above."""
 
     name: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, assert_never
+
+from msgspec import Struct
 
 from buildgraph.kernel import PER_LINUX32
 from buildgraph.sandbox.seccomp import compile_filter
@@ -34,8 +35,7 @@ _MKNOD: Final = 1 << CAPABILITIES.index("MKNOD")
 _SYS_ADMIN: Final = 1 << CAPABILITIES.index("SYS_ADMIN")
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(Struct, frozen=True):
     """Which ids containers of this process have.
 
     As root of the machine: a range that starts at `base`. In a user namespace (`root` False): the
@@ -86,8 +86,7 @@ def _read(path: str) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What the containers' zygote found out: `base` is 0 where ids are not shifted."""
 
     userns: bool

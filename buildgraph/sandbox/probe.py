@@ -14,9 +14,11 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph import kernel as k
 from buildgraph.sandbox.binfmt import ARCHITECTURES, own_handlers
@@ -34,8 +36,7 @@ _ALL_IDS: Final = 2**32 - 1
 _USUAL_COUNT: Final = 65_536  # what useradd grants, and most images need
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One answer. `ok` False means something is weaker or impossible; `hint` says what to do."""
 
     name: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 A: Final = 1
 PTR: Final = 12
@@ -42,8 +43,7 @@ class NotAQuery(Exception):
     """These bytes get no answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """One question. `name` is lower case without the last dot; `question` its bytes, case kept."""
 
     number: int
@@ -106,8 +106,7 @@ def _edns(data: bytes, place: int, records: int) -> int:
     return min(max(size, PLAIN_UDP), MOST_UDP) if kind == _OPT else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A record of the answer: `data` is an address in text, or for PTR a name."""
 
     kind: int

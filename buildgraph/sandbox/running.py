@@ -18,8 +18,10 @@ import termios
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.errors import HostError
 from buildgraph.sandbox.spec import Limits
@@ -34,8 +36,7 @@ _TYPED: Final = 4096
 _END_OF_FILE: Final = b"\x04"  # what a terminal takes for the end of what is typed
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(Struct, frozen=True):
     """How a container ended. `signal` is 0 unless a signal ended its main process."""
 
     code: int  # as a shell counts: 128 + signal for a killed process
@@ -84,8 +85,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Struct, frozen=True):
     """Where what is written goes and what is read comes from.
 
     `errors` None = together with `output`. `stdin` is an fd; None = /dev/null. `window` is the

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.sandbox.spec import CAPABILITIES
 from buildgraph.sandbox.syscalls import numbers
@@ -156,8 +157,7 @@ def _rules(capabilities: frozenset[str], names: dict[str, int]) -> dict[int, _Co
     return {names[name]: code for name, code in rules.items() if name in names}
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(Struct, frozen=True):
     """Calls from `first` up to the next range have one answer."""
 
     first: int

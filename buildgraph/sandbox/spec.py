@@ -8,11 +8,15 @@ step, and told in words by `describe` before anything is executed.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
-from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, assert_never
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from buildgraph.errors import InputError
+from buildgraph.fields import field_names
 from buildgraph.limits import GIB, MIB, STEP_LOG_BYTES
 
 Network = Literal["none", "host", "default"]
@@ -67,8 +71,7 @@ _RESERVED: Final = ("/proc", "/sys", "/dev")
 _RESERVED_EXCEPT: Final = ("/dev/shm", "/dev/mqueue")
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(Struct, frozen=True):
     """A directory or file of the host seen at `target`.
 
     `beneath` is a path below `source` that is shown instead of it, made where it is missing. It
@@ -81,8 +84,7 @@ class Bind:
     beneath: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tmpfs:
+class Tmpfs(Struct, frozen=True):
     """An empty file system in memory at `target`; `size` in bytes, 0 = the kernel's half of RAM."""
 
     target: str
@@ -94,8 +96,7 @@ class Tmpfs:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OverlayMount:
+class OverlayMount(Struct, frozen=True):
     """Directories seen merged at `target`, first on top; writes are discarded at the end."""
 
     lowers: tuple[str, ...]
@@ -103,12 +104,12 @@ class OverlayMount:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FileMount:
     """A file at `target` whose bytes live in memory alone (a secret, a generated file)."""
 
     target: str
-    content: bytes = field(repr=False)
+    content: bytes = dataclasses.field(repr=False)
     mode: int = 0o400
     uid: int = 0
     gid: int = 0
@@ -117,8 +118,7 @@ class FileMount:
 Mount = Bind | Tmpfs | OverlayMount | FileMount
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What a container may use; None = no limit of its own. Bytes, seconds, processors."""
 
     memory: int | None = None
@@ -134,8 +134,7 @@ class Limits:
     log: int = STEP_LOG_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxSpec:
+class SandboxSpec(Struct, frozen=True):
     """A container. Raises InputError for what cannot be meant.
 
     `lowers` are absolute directories, TOP first. `upper` and `work` are None for a root nobody
@@ -282,9 +281,9 @@ _MOUNT_KINDS: Final[dict[str, type[Mount]]] = {
 def _mount_to_json(mount: Mount) -> dict[str, Any]:
     kind = next(name for name, cls in _MOUNT_KINDS.items() if isinstance(mount, cls))
     out: dict[str, Any] = {"kind": kind}
-    for item in fields(mount):
-        value = getattr(mount, item.name)
-        out[item.name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    for name in field_names(mount) or ():
+        value = getattr(mount, name)
+        out[name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
     return out
 
 
@@ -304,9 +303,9 @@ def to_json(spec: SandboxSpec) -> str:
     FileMount contents are in it: whoever saves it for replay leaves secrets out first
     (`without_secrets`).
     """
-    out: dict[str, Any] = {item.name: getattr(spec, item.name) for item in fields(spec)}
+    out: dict[str, Any] = asdict(spec)
     out["mounts"] = [_mount_to_json(mount) for mount in spec.mounts]
-    out["limits"] = {item.name: getattr(spec.limits, item.name) for item in fields(spec.limits)}
+    out["limits"] = asdict(spec.limits)
     return json.dumps(out, sort_keys=True)
 
 
@@ -334,7 +333,7 @@ def without_secrets(spec: SandboxSpec) -> SandboxSpec:
         FileMount(m.target, b"", m.mode, m.uid, m.gid) if isinstance(m, FileMount) else m
         for m in spec.mounts
     )
-    values = {item.name: getattr(spec, item.name) for item in fields(spec)}
+    values = asdict(spec)
     return SandboxSpec(**{**values, "mounts": mounts})
 
 

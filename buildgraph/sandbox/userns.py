@@ -13,9 +13,10 @@ import os
 import pwd
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from buildgraph import kernel as k
 from buildgraph.errors import HostError
@@ -24,8 +25,7 @@ _PROGRAMS: Final = "/usr/bin:/usr/local/bin:/bin:/usr/sbin:/sbin"
 _WANTED: Final = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
+class Entered(Struct, frozen=True):
     """What `enter` obtained. `detail` says in words what is missing, "" where nothing is."""
 
     mode: Literal["root", "already", "ranges", "single"]
@@ -33,8 +33,7 @@ class Entered:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
+class Ranges(Struct, frozen=True):
     """Subordinate ids of a user: (first, count) pairs."""
 
     uids: tuple[tuple[int, int], ...]

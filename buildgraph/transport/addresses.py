@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.transport.failures import Refused
 
@@ -49,8 +50,7 @@ def literal_zone(host: str) -> Zone | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class AddressPolicy:
+class AddressPolicy(Struct, frozen=True):
     """The most private zone that a request may reach."""
 
     limit: Zone = Zone.LOOPBACK

@@ -6,12 +6,14 @@ that a credential cannot follow a redirect to somebody else (A28).
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Protocol, Self
+
+from msgspec import Struct, field
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError
@@ -43,11 +45,11 @@ class Authorizer(Protocol):
         """Take a 401's headers; True: `header` now has another answer, worth one more request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FixedAuthorization:
     """One value an origin; None for all others."""
 
-    values: Mapping[Origin, str] = field(default_factory=dict, repr=False)
+    values: Mapping[Origin, str] = dataclasses.field(default_factory=dict, repr=False)
 
     def header(self, url: Url) -> str | None:
         """Return the value for the address's own origin."""
@@ -58,8 +60,7 @@ class FixedAuthorization:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What to ask. `headers` go to every hop, so nothing secret belongs there.
 
     `length` is that of a body that is not bytes; without it the body goes out in chunks. `retry`:

@@ -12,8 +12,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
 
 from buildgraph.errors import BuildgraphError, HostError
 from buildgraph.transport.addresses import AddressPolicy, literal_zone
@@ -42,8 +43,7 @@ _AGENT: Final = "buildgraph"
 _LOST: Final = (BrokenPipeError, ConnectionResetError)
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(Struct, frozen=True):
     """How a server's certificate is checked, and ours shown. Paths of PEM files."""
 
     ca_files: tuple[str, ...] = ()  # besides the system's; $SSL_CERT_FILE replaces those
@@ -69,8 +69,7 @@ class Tls:
         return context
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """How connections are made. Seconds; `tls` says how to check an origin."""
 
     proxies: Proxies = field(default_factory=Proxies)
@@ -80,8 +79,7 @@ class Settings:
     resolver: Resolver = resolve
 
 
-@dataclass(slots=True)
-class _Lent:
+class _Lent(Struct):
     """A connection in use: by one thread, for one request."""
 
     connection: HTTPConnection

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError
 from buildgraph.transport.urls import Origin, Url, parse_url
 
 
-@dataclass(frozen=True, slots=True)
-class Proxies:
+class Proxies(Struct, frozen=True):
     """The proxies of one environment, and who is reached without."""
 
     by_scheme: tuple[tuple[str, Url], ...] = ()

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.transport.client import Client
 from buildgraph.transport.failures import Again, TooLarge
@@ -39,8 +41,7 @@ class Sink(Protocol):
         """Drop all bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     """What a download came to: the last response's head, and how many bytes came for it."""
 
     headers: Headers
@@ -95,8 +96,7 @@ def download(
                 first = None
 
 
-@dataclass(slots=True)
-class _Transfer:
+class _Transfer(Struct):
     client: Client
     request: Request
     sink: Sink

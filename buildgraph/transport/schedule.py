@@ -10,8 +10,9 @@ import email.utils
 import random
 import threading
 import time
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from buildgraph.errors import Interrupted
 from buildgraph.transport.failures import Again, Unreachable
@@ -48,8 +49,7 @@ class SystemClock:
         return random.random()
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """How often, and how long between; seconds."""
 
     retries: int = 5

@@ -16,8 +16,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buildgraph.errors import Interrupted
 
@@ -26,8 +27,7 @@ NEXT_ADDRESS: Final = 0.25  # seconds; RFC 8305, "Connection Attempt Delay"
 _NOT_YET: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """One answer of a name lookup."""
 
     family: int

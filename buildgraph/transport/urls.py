@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.errors import InputError, Location
 
@@ -24,8 +26,7 @@ _URL_CHARS: Final = 8192
 _LOGIN: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#@\"']*(?:@[^/\s?#@\"']*)*@")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Origin:
+class Origin(Struct, frozen=True, order=True):
     """Scheme, host and port: what a credential is bound to, and what a connection leads to.
 
     `host` is lower case ASCII, an IPv6 address without brackets.
@@ -50,8 +51,7 @@ class Origin:
         return f"{self.scheme}://{self.netloc}"
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(Struct, frozen=True):
     """A parsed address. `str()` is the whole of it without the login; `shown` is for people."""
 
     origin: Origin

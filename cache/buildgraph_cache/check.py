@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from buildgraph_cache.digest import Digest
 from buildgraph_cache.objects import blob_ref, digest_of, key_bytes
@@ -27,8 +28,7 @@ Progress = Callable[[str, int, int], None]  # what, how many are done, of how ma
 SnapshotDigest = Callable[[str], Digest]
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """Something that was not as it should be, and has been set aside or deleted."""
 
     kind: str  # index | blob | snapshot | record

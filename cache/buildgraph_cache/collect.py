@@ -13,8 +13,9 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import host_error
@@ -38,8 +39,7 @@ _NAMES = "SELECT name FROM objects WHERE name>? ORDER BY name LIMIT ?"
 _LOOSE_AGE = {"partial": 86_400, "failed": 7 * 86_400, "quarantine": 7 * 86_400, "logs": 2_592_000}
 
 
-@dataclass(frozen=True, slots=True)
-class GcReport:
+class GcReport(Struct, frozen=True):
     """What a collection did. Sizes are bytes of disk."""
 
     before: int
@@ -405,8 +405,7 @@ class Collector:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Going:
+class _Going(Struct, frozen=True):
     """The marks of objects that are to go, and of records that lead to none of them."""
 
     objects: Marks

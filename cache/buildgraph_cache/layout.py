@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError, StoreCorrupt
 from buildgraph_cache.disk import Disk, fsync_directory, host_error, write_file
@@ -39,8 +40,7 @@ _DIRECTORIES = (
 Migration = Callable[[str], None]  # gets the root; must be idempotent
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """The paths of one store."""
 
     root: str

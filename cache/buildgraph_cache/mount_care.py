@@ -13,8 +13,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import kernel
 from buildgraph.errors import HostError
@@ -30,8 +31,7 @@ _NAME: Final = re.compile(r"([0-9a-f]{64})-([0-9]{1,6})")
 _THERE: Final = (errno.EEXIST, errno.ENOTEMPTY)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheMount:
+class CacheMount(Struct, frozen=True):
     """One cache mount. `size` is bytes of disk, `used` the wall clock's seconds of its last use."""
 
     name: str  # of its directory
@@ -40,8 +40,7 @@ class CacheMount:
     used: float
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """What became of the cache mounts that were to go; `stuck` are paths left behind."""
 
     removed: tuple[CacheMount, ...]

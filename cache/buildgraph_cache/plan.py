@@ -13,17 +13,16 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from heapq import merge
 
 import xxhash
+from msgspec import Struct, field
 
 FOREVER = 1 << 62
 NOT_THERE = -1
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRow:
+class RecordRow(Struct, frozen=True):
     """What a plan needs to know of a record."""
 
     kind: str
@@ -92,8 +91,7 @@ class _Lists:
         return self._starts[number + 1] - self._starts[number]
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """What is to go, oldest first, with the records that lead to it."""
 
     objects: array[int] = field(default_factory=lambda: array("i"))  # numbers

@@ -12,10 +12,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import xxhash
+from msgspec import Struct
 
 from buildgraph_cache.objects import is_object_ref, key_bytes, key_text
 from buildgraph_cache.session import Session
@@ -39,8 +39,7 @@ _BATCH = 1000
 _LOSSLESS = ("utf-8", "surrogatepass")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A record. `created_ns` is wall clock, for people; `seconds` is what its work took."""
 
     kind: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from buildgraph.errors import HostError
 from buildgraph_cache.disk import Disk
@@ -15,8 +16,7 @@ from buildgraph_cache.index import Index
 from buildgraph_cache.layout import Layout
 
 
-@dataclass(slots=True)
-class Soft:
+class Soft(Struct):
     """What this process wrote or relied upon and no syncfs(2) has covered yet."""
 
     records: dict[tuple[str, str], tuple[int, tuple[str, ...]]] = field(default_factory=dict)

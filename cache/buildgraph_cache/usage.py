@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph_cache.layout import Layout
 from buildgraph_cache.removal import disk_usage
@@ -13,8 +14,7 @@ from buildgraph_cache.session import Session
 LOOSE = ("partial", "failed", "quarantine", "logs")  # directories of things without records
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """How many things of one kind there are and what they take, in bytes of disk."""
 
     kind: str
@@ -22,8 +22,7 @@ class Usage:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class DuReport:
+class DuReport(Struct, frozen=True):
     """What a store takes. `records` counts the bytes of their values, which are in `index`."""
 
     parts: tuple[Usage, ...]

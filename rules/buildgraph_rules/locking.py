@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError
 from buildgraph.limits import LOCK_BYTES
@@ -15,8 +16,7 @@ from buildgraph_rules.debian.lock import FILE_NAME, Lock, Pins, read_pins, write
 from buildgraph_rules.debian.pins import Resolution
 
 
-@dataclass(frozen=True, slots=True)
-class LockResult:
+class LockResult(Struct, frozen=True):
     """What a lock run found: a line for each pin that is new, gone or another."""
 
     path: str

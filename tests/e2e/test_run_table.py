@@ -105,7 +105,7 @@ class Ours:
         config, _ = parse_config(config_of(case, str(self.layer.diff_id)))
         words = ["--network=none", *case.options, "image", *case.args]
         given = command.make_context("run", words).params
-        given = {k: v for k, v in given.items() if k in RunFlags.__dataclass_fields__}
+        given = {k: v for k, v in given.items() if k in RunFlags.__struct_fields__}
         output: list[bytes] = []
         errors: list[bytes] = []
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +10,8 @@ import sys
 import tempfile
 import threading
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from buildgraph.errors import BuildgraphError
 from buildgraph.sandbox.host import SandboxHost
@@ -45,7 +46,7 @@ def run(host: SandboxHost, request: dict[str, Any]) -> dict[str, Any]:
     out = b"".join(pieces)
     words = status.describe(from_json(request["spec"]).limits, host.memory)
     return {
-        "status": dataclasses.asdict(status),
+        "status": asdict(status),
         "words": words,
         "size": len(out),
         "output": base64.b64encode(out[:1_000_000]).decode(),
@@ -69,7 +70,7 @@ def main() -> None:
         host.prepare()
         if option == "old-overlay":  # as on a kernel before 6.5
             run(host, {"spec": to_json(SandboxSpec((), ("/none",)))})
-            host._machine = dataclasses.replace(host._machine, legacy_overlay=True)
+            host._machine = replace(host._machine, legacy_overlay=True)
         hello = {"mode": entered.mode, "detail": entered.detail, "uid_map": ids, "pid": os.getpid()}
         say(hello)
         lock = threading.Lock()

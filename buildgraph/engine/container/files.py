@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError, InputError

@@ -4,14 +4,13 @@ is done, nor whether a command line or a file asks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from buildgraph.graph.ops import Network
 from buildgraph.sandbox.spec import Limits, Tmpfs
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """A directory outside the layers, filled at first with what the image has at `target`.
 
     With a name it is kept in the store and shared by that name; without, it ends with the
@@ -24,8 +23,7 @@ class Volume:
     copy: bool = True  # fill it from the image
 
 
-@dataclass(frozen=True, slots=True)
-class HostBind:
+class HostBind(Struct, frozen=True):
     """A file or directory of the caller's; `source` as written, absolute or relative."""
 
     source: str
@@ -36,8 +34,7 @@ class HostBind:
 ContainerMount = Volume | HostBind | Tmpfs
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """A port of the container reached at `host`:`host_port` (0 = any that is free)."""
 
     port: int
@@ -45,8 +42,7 @@ class Publish:
     host_port: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """Everything `docker run` would say; None and () = as the image has it, or the default."""
 
     args: tuple[str, ...] = ()

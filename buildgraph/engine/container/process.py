@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import posixpath
 import signal
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.dockerfile.signals import parse_signal
 from buildgraph.engine.container.options import RunOptions
@@ -21,8 +22,7 @@ from buildgraph.sandbox.spec import PATH
 _COMMAND_LINE = Location("command line")
 
 
-@dataclass(frozen=True, slots=True)
-class MainProcess:
+class MainProcess(Struct, frozen=True):
     """What runs, as whom, where and with what."""
 
     args: tuple[str, ...]

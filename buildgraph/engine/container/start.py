@@ -11,8 +11,10 @@ import posixpath
 import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.engine.container.options import ContainerMount, HostBind, RunOptions, Volume
 from buildgraph.engine.container.process import MainProcess, main_process, stop_signal_of
@@ -57,8 +59,7 @@ class Attached(Protocol):
         """Return the lines of /etc/resolv.conf."""
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Struct, frozen=True):
     """Where what is written goes; `stdin` an fd, `tty` the fd of the terminal it is typed at."""
 
     output: Output

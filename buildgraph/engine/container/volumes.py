@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from buildgraph.engine.container.options import Volume
 from buildgraph.engine.sources import write_entries

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import http.client
 import re
-from dataclasses import dataclass
 from typing import Final, assert_never
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import (
     SECOND,
@@ -41,8 +42,7 @@ _TALK_BYTES: Final = 1 * MIB
 _SHOWN: Final = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What became of a check."""
 
     check: Check

@@ -9,9 +9,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.smoke import SECOND, MemoryPlace, NamedVolume, PackageBind, Service
 from buildgraph.engine.container.options import ContainerMount, HostBind, RunOptions, Volume
@@ -92,8 +93,7 @@ def run_inside(
     return Ran(status.code, out.data, err.data, status.timed_out, status.oom)
 
 
-@dataclass(slots=True)
-class ServiceContainer:
+class ServiceContainer(Struct):
     """An `Actor` of the ensemble."""
 
     container: ImageContainer
@@ -143,8 +143,7 @@ def _listens(pid: int, number: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
-@dataclass(slots=True)
-class Containers:
+class Containers(Struct):
     """Starts the services of one test; everything it makes is below `scratch` or ends by `close`.
 
     `images` are those of the services by name.

@@ -16,8 +16,9 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from buildgraph.boxfile.smoke import Condition, Service
 from buildgraph.engine.smoke.health import Probe, become_healthy
@@ -53,8 +54,7 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """One container of a service; `number` counts from 1."""
 
     service: Service
@@ -72,8 +72,7 @@ class Member:
 Told = Callable[[Member, str], None]  # something of interest happened to a member
 
 
-@dataclass(slots=True)
-class Ensemble:
+class Ensemble(Struct):
     """The members of a test; use it once. `start`, then `alive` now and then, then `stop`.
 
     `expected` are the services that may end. `deadline` is on the monotonic clock.

@@ -8,8 +8,9 @@ against `retries` as seldom as docker would have made one. Once healthy, it is n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import SECOND, Health
 from buildgraph.engine.smoke.world import Ran
@@ -19,8 +20,7 @@ _EAGER: Final = 0.5
 _DEFAULT: Final = Healthcheck((), 30 * SECOND, 30 * SECOND, 0, 5 * SECOND, 3)
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """A healthcheck with every value decided; times in seconds."""
 
     args: tuple[str, ...]

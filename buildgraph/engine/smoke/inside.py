@@ -6,7 +6,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import CommandCheck, Subject
 from buildgraph.engine.container.options import RunOptions
@@ -74,8 +75,7 @@ class TreeFiles:
             return tree.digest(found.path, found.stat).removeprefix("sha256:")
 
 
-@dataclass(slots=True)
-class Inside:
+class Inside(Struct):
     """A `World` over real containers. `images` has the image of every subject of a check."""
 
     containers: Containers

@@ -11,8 +11,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.boxfile.smoke import EnvFile, PackageBind, Service, SmokeTarget
@@ -25,8 +26,7 @@ BYTES: Final = limits.GIB
 _NAMES: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """One entry below a mounted path; `name` is "" for the path itself."""
 
     name: str

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 from xml.sax.saxutils import escape, quoteattr
+
+from msgspec import Struct, field
 
 from buildgraph.engine.smoke.checks import Finding
 from buildgraph.errors import Location
@@ -18,8 +19,7 @@ _DETAIL_LINES: Final = 30
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceReport:
+class ServiceReport(Struct, frozen=True):
     """What became of one service."""
 
     name: str
@@ -28,8 +28,7 @@ class ServiceReport:
     log: tuple[str, ...]  # last lines
 
 
-@dataclass(frozen=True, slots=True)
-class SmokeReport:
+class SmokeReport(Struct, frozen=True):
     """What became of a test; `reason` says why it ended before its checks did."""
 
     label: str

@@ -9,9 +9,10 @@ from __future__ import annotations
 import http.client
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import HttpCheck
 from buildgraph.engine.smoke.world import World
@@ -20,8 +21,7 @@ from buildgraph.limits import MIB
 BODY_BYTES: Final = 4 * MIB  # of an answer; the rest is not read
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What came back."""
 
     status: int

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """What one attempt came to: what is wrong (nothing: it holds), what was asked, the answer."""
 
     complaints: tuple[str, ...] = ()

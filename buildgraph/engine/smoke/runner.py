@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph import events as ev
 from buildgraph.boxfile.smoke import (
@@ -66,8 +68,7 @@ TIMEOUT: Final = 300.0  # seconds for a whole test that names none
 Hold = Callable[[SmokeReport, Mapping[str, ImageContainer]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class SmokeOptions:
+class SmokeOptions(Struct, frozen=True):
     """How tests are run, never what they check; `filters` are patterns of names of checks."""
 
     runs: int = 1
@@ -86,8 +87,7 @@ class SmokeOptions:
         return f"--runs {self.runs}" if self.runs > 1 else ""
 
 
-@dataclass(slots=True)
-class SmokeRunner:
+class SmokeRunner(Struct):
     """Runs the smoke tests of one build; `reports` has what came of them, by label."""
 
     store: Store

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import (
     ExecCheck,
@@ -30,6 +31,7 @@ from buildgraph.boxfile.target import LayoutContext
 from buildgraph.engine import records
 from buildgraph.engine.smoke.provisions import Provisions, binds_of
 from buildgraph.errors import Location
+from buildgraph.fields import field_names
 from buildgraph.graph.explain import Reason
 from buildgraph.graph.keys import SCHEMA, NodeKey, canonical, make_key
 from buildgraph.label import Label
@@ -43,8 +45,7 @@ from buildgraph_cache.store import Store
 RUNTIME: Final = 1  # raise it when a container is started differently, or a check judges otherwise
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """A passed test as it is remembered."""
 
     seconds: float
@@ -113,16 +114,17 @@ def _plain(value: Any, ids: Mapping[ServiceImage, str]) -> Any:
     """Return data as JSON values: no places, and images as what they are."""
     if isinstance(value, Label | LayoutContext | ImageName):
         return ids[value]
-    if is_dataclass(value) and not isinstance(value, type):
-        out: dict[str, Any] = {"is": type(value).__name__}
-        for each in fields(value):
-            inner = getattr(value, each.name)
-            if not isinstance(inner, Location):
-                out[each.name] = _plain(inner, ids)
-        return out
     if isinstance(value, tuple):
         return [_plain(item, ids) for item in value]
-    return value
+    names = field_names(value)
+    if names is None:
+        return value
+    out: dict[str, Any] = {"is": type(value).__name__}
+    for name in names:
+        inner = getattr(value, name)
+        if not isinstance(inner, Location):
+            out[name] = _plain(inner, ids)
+    return out
 
 
 # -- memory ----------------------------------------------------------------------------------------
@@ -191,8 +193,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
-@dataclass(frozen=True, slots=True)
-class KeptLogs:
+class KeptLogs(Struct, frozen=True):
     """The logs of the last run of a test; `services` has a blob each."""
 
     ok: bool

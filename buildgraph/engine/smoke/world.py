@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from buildgraph.boxfile.smoke import CommandCheck, Subject
 from buildgraph.filetree import FileStat
 from buildgraph.oci.types import Image
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(Struct, frozen=True):
     """What a command came to; output is bounded, the middle cut out where it was too much."""
 
     code: int
@@ -28,8 +28,7 @@ class Ran:
     refusal: str = ""  # why there was no command at all: the container has ended
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a container of a service ended."""
 
     code: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from buildgraph_cache.digest import Digest
 
@@ -11,8 +12,7 @@ Engine = Literal["docker", "podman", "containerd"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman", "containerd")
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(Struct, frozen=True):
     """An image that an engine has and called by its id; -1 = the engine alone knows."""
 
     engine: Engine

@@ -14,16 +14,16 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError
 
 _SAID: Final = 64 * 1024  # bytes kept of what a program prints, from its end
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """A program that has ended."""
 
     code: int

@@ -12,12 +12,14 @@ Source: RFC 9110 section 11; the distribution project's "Token Authentication Sp
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError
 from buildgraph.oci.registry.credentials import Credentials
@@ -32,8 +34,7 @@ _START: Final = re.compile(rf"[\s,]*({_TOKEN})(?=[\s,]|\Z)(?!\s*=)")
 _PARAMETER: Final = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))')
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """One way in that a server offers; `scheme` in small letters."""
 
     scheme: str
@@ -43,22 +44,22 @@ class Challenge:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TokenRequest:
     """The request that gets a token: GET, or POST of a form where there is a body."""
 
     url: str
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    body: bytes | None = dataclasses.field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Token:
     """A bearer token and how many seconds it is good for."""
 
-    value: str = field(repr=False)
+    value: str = dataclasses.field(repr=False)
     seconds: float = _DEFAULT_SECONDS
-    refresh: str = field(default="", repr=False)
+    refresh: str = dataclasses.field(default="", repr=False)
 
 
 def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:

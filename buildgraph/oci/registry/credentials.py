@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
 import os
 import re
@@ -19,7 +20,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from buildgraph import limits
@@ -35,13 +35,13 @@ _NOT_FOUND: Final = "credentials not found"
 _HELPER_SECONDS: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Credentials:
     """A name and a password, or a token to be exchanged for short-lived ones; never shown."""
 
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
+    password: str = dataclasses.field(default="", repr=False)
+    identity_token: str = dataclasses.field(default="", repr=False)
 
 
 class CredentialStore:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError, Location
@@ -30,8 +32,7 @@ _HUB_HOST: Final = "registry-1.docker.io"
 _CAPABILITIES: Final = frozenset({"pull", "resolve", "push"})
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One place that answers for a repository; tried in order.
 
     `prefix` stands before `/v2/` or, with `bare`, instead of it. `schemes` are tried in order.
@@ -59,8 +60,7 @@ class Endpoint:
         return f"{scheme}://{self.host}{self.prefix}" + ("" if self.bare else "/v2")
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrySetting:
+class RegistrySetting(Struct, frozen=True):
     """What a Boxfile says of one registry."""
 
     mirrors: tuple[str, ...] = ()
@@ -68,8 +68,7 @@ class RegistrySetting:
     ca: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One `[[registry]]` of registries.conf."""
 
     prefix: str

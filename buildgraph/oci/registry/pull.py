@@ -16,8 +16,9 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError, StoreCorrupt
@@ -49,8 +50,7 @@ class WrongBytes(TransportError):
     """A server gave other bytes than the digest says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """What a name means: a manifest or an index."""
 
     reference: Reference

@@ -16,9 +16,10 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from buildgraph.errors import BuildFailed, HostError
 from buildgraph.oci.image import Artifact
@@ -43,8 +44,7 @@ _READ: Final = 1 << 20
 _RANGE: Final = re.compile(r"(?:bytes=)?0-(\d{1,18})\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(Struct, frozen=True):
     """What a push came to."""
 
     name: str  # repository:tag, or repository@digest

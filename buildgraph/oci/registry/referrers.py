@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
+
+from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import HostError, InputError
@@ -39,8 +40,7 @@ _LINK: Final = re.compile(r"<([^>]*)>([^,]*)")
 _SETTLE: Final = 0.1  # seconds after which an index is read again, and up to twice as many more
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Struct, frozen=True):
     """What is to be attached to an image; its blobs are in the store."""
 
     artifact_type: str
@@ -48,8 +48,7 @@ class Attachment:
     annotations: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Referrer:
+class Referrer(Struct, frozen=True):
     """A manifest that says it is about an image."""
 
     digest: Digest

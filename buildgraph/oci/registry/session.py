@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from buildgraph.closing import Closing
 from buildgraph.errors import HostError
@@ -32,8 +33,7 @@ _PING_BYTES: Final = 64 * 1024
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
+class Spoken(Struct, frozen=True):
     """A place that has answered: where requests go and who we are there."""
 
     endpoint: Endpoint
@@ -186,8 +186,7 @@ class Registries(Closing):
         return Repository(self, domain, path, self.places.endpoints(domain, path), push=push)
 
 
-@dataclass(slots=True)
-class Repository:
+class Repository(Struct):
     """One repository and the places that answer for it."""
 
     registries: Registries

@@ -10,8 +10,9 @@ from __future__ import annotations
 import email.utils
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.limits import PACKAGES_INDEX_BYTES, RELEASE_BYTES
@@ -29,8 +30,7 @@ INDEX_RECORD: Final = "debian-index"
 _COMPRESSED: Final = (".xz", ".gz", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """A verified Release file."""
 
     source: ArchiveSource

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.rootpath import Root
 from buildgraph_rules.debian.control import BinaryPackage
@@ -30,16 +31,14 @@ _DAEMON: Final = "usr/sbin/start-stop-daemon"
 _ASIDE: Final = f"{_DAEMON}.buildgraph"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command to run in the root, as uid 0."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """How a set of packages gets installed."""
 
     unpacked: tuple[str, ...]  # by us, in this order

@@ -7,9 +7,9 @@ a paragraph is taken apart only when somebody asks for that package. Source: deb
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -61,7 +61,7 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
         yield start, "\n".join(lines)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class BinaryPackage:
     """A binary package as its control paragraph describes it; relations are parsed when asked."""
 
@@ -69,7 +69,7 @@ class BinaryPackage:
     version: str
     architecture: str
     archive: int  # index into the archives it was found in
-    fields: dict[str, str] = field(repr=False, compare=False)
+    fields: dict[str, str] = dataclasses.field(repr=False, compare=False)
 
     @cached_property
     def key(self) -> object:

@@ -6,13 +6,15 @@ this process, under the caps of oci's readers (A17-A19, A22). Source: deb(5).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.limits import DEB_BYTES, DEB_CONTROL_BYTES, DEB_CONTROL_FILES
@@ -28,22 +30,21 @@ _READ: Final = 256 * 1024
 _AHEAD: Final = 8  # pieces of at most a megabyte
 
 
-@dataclass(frozen=True, slots=True)
-class ControlFile:
+class ControlFile(Struct, frozen=True):
     """A file of control.tar: a script, the md5sums, …"""
 
     data: bytes
     mode: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Deb:
     """A .deb whose control part has been read; `files` has no `control`."""
 
     path: str
     package: BinaryPackage
     control: str  # the paragraph, as it stands
-    files: dict[str, ControlFile] = field(repr=False)
+    files: dict[str, ControlFile] = dataclasses.field(repr=False)
     data_offset: int
     data_size: int
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from buildgraph.errors import InputError, Location
 from buildgraph.limits import LOCK_BYTES
@@ -57,8 +59,7 @@ def write_lock(resolutions: Iterable[Resolution], images: Images | None = None) 
     return "".join(out)
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
+class Pins(Struct, frozen=True):
     """All that a lock holds; `packages` None: there is no lock for them, or it does not count."""
 
     packages: Lock | None = None

@@ -3,10 +3,12 @@ found or is written down."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from buildgraph.graph.ops import PackagesOp
 from buildgraph_cache.digest import Digest
@@ -47,8 +49,7 @@ DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives
 """
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Pin:
+class Pin(Struct, frozen=True, order=True):
     """One .deb, by what it contains."""
 
     name: str
@@ -60,7 +61,7 @@ class Pin:
     archive: int  # index into Resolution.archives
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Resolution:
     """The packages of one target for one architecture, sorted by name.
 
@@ -73,7 +74,7 @@ class Resolution:
     request: Digest
     archives: tuple[ArchiveSource, ...]
     pins: tuple[Pin, ...]
-    locked: bool = field(default=False, compare=False)
+    locked: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def size(self) -> int:

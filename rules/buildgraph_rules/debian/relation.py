@@ -7,9 +7,10 @@ Source: deb-control(5), Debian policy 7.1.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph_rules.debian.version import OPERATORS, Operator, satisfies
 
@@ -20,8 +21,7 @@ _RELATION: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Struct, frozen=True):
     """One name with an optional version: `foo:any (>= 1.2)`."""
 
     name: str

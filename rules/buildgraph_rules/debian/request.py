@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
+
+from msgspec.structs import replace
 
 from buildgraph.boxfile.target import Target, text_of
 from buildgraph.errors import BuildgraphError, HostError, InputError, Location

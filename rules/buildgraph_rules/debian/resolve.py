@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from buildgraph.errors import InputError, Location, did_you_mean
 from buildgraph_rules.debian.control import BinaryPackage, Universe
@@ -24,16 +25,14 @@ _RESTARTS: Final = 200
 _PREFERRED: Final = frozenset({"usr-is-merged"})
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A package that was asked for, and where."""
 
     relation: Relation
     where: Location
 
 
-@dataclass(frozen=True, slots=True)
-class _Reason:
+class _Reason(Struct, frozen=True):
     """Why a package was selected: for whom, and by which clause."""
 
     parent: str = ""  # "" = asked for, or part of the base system

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from buildgraph.errors import HostError, InputError, Location
 from buildgraph.limits import APT_SOURCES_BYTES
@@ -27,15 +29,13 @@ _SUITE_ENDINGS: Final = ("", "-updates", "-security", "/updates")
 _MOVING_SUITES: Final = ("stable", "oldstable", "testing", "unstable", "sid")
 
 
-@dataclass(frozen=True, slots=True)
-class KeyringFile:
+class KeyringFile(Struct, frozen=True):
     """A keyring on this machine."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeyringText:
+class KeyringText(Struct, frozen=True):
     """An armoured key that stands in the sources themselves."""
 
     text: str
@@ -44,8 +44,7 @@ class KeyringText:
 Keyring = KeyringFile | KeyringText
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveSource:
+class ArchiveSource(Struct, frozen=True):
     """One suite of one archive, and who may sign it.
 
     No components means a flat archive: `suite` is then a directory and ends in "/".

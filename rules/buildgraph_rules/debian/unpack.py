@@ -15,8 +15,9 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.oci.tarread import Member, TarReader
@@ -33,8 +34,7 @@ _SMALL: Final = 1024 * 1024
 _DIRECTORIES: Final = 64  # kept open
 
 
-@dataclass(slots=True)
-class Unpacked:
+class Unpacked(Struct):
     """What a package brought: its files as dpkg's .list has them, in order."""
 
     deb: Deb

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from buildgraph.filetree import FileStat, Kind
 from buildgraph_cache.digest import Digest, sha256_digest

@@ -215,7 +215,7 @@ def test_json_documents_every_event_and_field() -> None:
     for kind in ev.Event.__args__:  # type: ignore[attr-defined]
         row = re.search(rf"^    {progress_json._name(kind)}\s+(.*(?:\n {{20}}.*)*)", text, re.M)
         assert row, kind
-        for name in kind.__dataclass_fields__:
+        for name in kind.__struct_fields__:
             expected = "text" if (kind, name) == (ev.NodeOutput, "data") else name
             assert name == "time" or expected in row[1].split(), (kind, name)
 

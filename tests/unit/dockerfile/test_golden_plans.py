@@ -7,7 +7,6 @@ Bases are stand-ins with a PATH and a command; no file of a context is looked at
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from buildgraph.dockerfile.parser import parse
 from buildgraph.errors import InputError, InputErrors, Location
+from buildgraph.fields import told
 from buildgraph.graph.lower import Lowering, ResolvedImage, TargetInput, TargetPlan
 from buildgraph.graph.ops import ContextSpec, Node
 from buildgraph.graph.stage_ir import BuildArgs
@@ -91,15 +91,11 @@ def shown(node: Node) -> str:
 
 def plain(value: Any) -> Any:
     """Return an op as JSON, defaults left out."""
-    if dataclasses.is_dataclass(value):
-        fields = {"is": type(value).__name__}
-        for field in dataclasses.fields(value):
-            item = getattr(value, field.name)
-            if item != field.default and field.repr:
-                fields[field.name] = plain(item)
-        return fields
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, tuple):
         return [plain(item) for item in value]
-    return value
+    fields = told(value)
+    if fields is None:
+        return value
+    return {"is": type(value).__name__, **{name: plain(item) for name, item in fields.items()}}

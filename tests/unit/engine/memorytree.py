@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from buildgraph.filetree import FileStat, Kind, name_order
 from buildgraph_cache.digest import Digest, sha256_digest

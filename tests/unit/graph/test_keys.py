@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from buildgraph.graph.explain import Reason, differences
 from buildgraph.graph.keys import (
@@ -60,12 +60,12 @@ OTHER: dict[str, Any] = {
 
 
 def test_the_table_of_changes_is_complete() -> None:
-    assert set(OTHER) == {f.name for f in dataclasses.fields(ExecOp)}
+    assert set(OTHER) == set(ExecOp.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", sorted(OTHER))
 def test_every_field_of_run_is_in_the_key(name: str) -> None:
-    changed = dataclasses.replace(RUN, **{name: OTHER[name]})
+    changed = replace(RUN, **{name: OTHER[name]})
     assert run_key(changed).digest != run_key().digest
 
 
@@ -73,7 +73,7 @@ def test_every_field_of_run_is_in_the_key(name: str) -> None:
     "around", [Surroundings(("db",)), Surroundings(ulimits=(("nproc", 9, 9),))]
 )
 def test_names_of_hosts_and_limits_are_in_the_key(around: Surroundings) -> None:
-    assert run_key(dataclasses.replace(RUN, around=around)).digest != run_key().digest
+    assert run_key(replace(RUN, around=around)).digest != run_key().digest
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_what_is_around_a_run_is_in_the_key(change: dict[str, Any]) -> None:
 
 
 def test_what_a_mount_shows_is_in_the_key() -> None:
-    op = dataclasses.replace(RUN, mounts=(MOUNT,))
+    op = replace(RUN, mounts=(MOUNT,))
     assert run_key(op, sources=("a",)).digest != run_key(op, sources=("b",)).digest
 
 
 def test_joined_strings_cannot_collide() -> None:
-    one = dataclasses.replace(RUN, args=("a", "b c"))
-    two = dataclasses.replace(RUN, args=("a b", "c"))
+    one = replace(RUN, args=("a", "b c"))
+    two = replace(RUN, args=("a b", "c"))
     assert run_key(one).digest != run_key(two).digest
 
 
@@ -106,16 +106,16 @@ def test_copy_mkdir_and_packages_keys_differ_by_their_parts() -> None:
     assert copy_key(copy, 1, "t2", {"dest": "/x"}).digest != base
     assert copy_key(copy, 1, "t1", {"dest": "/y"}).digest != base
     for change in ({"chmod": "755"}, {"unpack": False}, {"preserve_times": True}):
-        assert copy_key(dataclasses.replace(copy, **change), 1, "t1", {"dest": "/x"}).digest != base
+        assert copy_key(replace(copy, **change), 1, "t1", {"dest": "/x"}).digest != base
     # Where the files came from is not what they are.
-    moved = dataclasses.replace(copy, paths=("b/a",))
+    moved = replace(copy, paths=("b/a",))
     assert copy_key(moved, 1, "t1", {"dest": "/x"}).digest == base
     mkdir = mkdir_key(MkdirOp("/x"), 1, {}).digest
     assert mkdir_key(MkdirOp("/y"), 1, {}).digest != mkdir
     packages = PackagesOp((("a", "1", "amd64", "sha256:1"),), True)
     assert (
         packages_key(packages, AMD, 1, "p").digest
-        != packages_key(dataclasses.replace(packages, configure=False), AMD, 1, "p").digest
+        != packages_key(replace(packages, configure=False), AMD, 1, "p").digest
     )
 
 
@@ -125,7 +125,7 @@ def test_canonical_text_ignores_the_order_of_mappings() -> None:
 
 def test_differences_name_variable_argument_and_file() -> None:
     old = run_key().preimage
-    new = run_key(dataclasses.replace(RUN, env=(("A", "2"), ("B", "x")))).preimage
+    new = run_key(replace(RUN, env=(("A", "2"), ("B", "x")))).preimage
     assert differences(old, new) == (
         Reason("variable A", "1", "2"),
         Reason("variable B", "", "x"),

@@ -9,11 +9,11 @@ import stat
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from buildgraph.errors import HostError, InputError
 from buildgraph.filetree import Entry, Kind

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from buildgraph.errors import InputError
 from buildgraph.sandbox.spec import (
@@ -94,7 +94,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_what_cannot_be_meant_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        dataclasses.replace(SPEC, **change)
+        replace(SPEC, **change)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_places_that_are_no_place_for_a_mount(target: str) -> None:
     mounts: list[Mount] = [Bind("/x", target), Tmpfs(target), FileMount(target, b"")]
     for mount in mounts:
         with pytest.raises(InputError):
-            dataclasses.replace(SPEC, mounts=(mount,))
+            replace(SPEC, mounts=(mount,))
 
 
 @pytest.mark.parametrize("target", ["/dev/shm", "/process", "/devel", "/system", "/a//b/"])
 def test_places_that_are_fine(target: str) -> None:
-    dataclasses.replace(SPEC, mounts=(Tmpfs(target),))
+    replace(SPEC, mounts=(Tmpfs(target),))
 
 
 @pytest.mark.parametrize(
@@ -132,17 +132,17 @@ def test_places_that_are_fine(target: str) -> None:
 )
 def test_sources_are_absolute(mount: Mount) -> None:
     with pytest.raises(InputError):
-        dataclasses.replace(SPEC, mounts=(mount,))
+        replace(SPEC, mounts=(mount,))
 
 
 def test_capabilities() -> None:
     assert len(DEFAULT_CAPABILITIES) == 14
     plain = SandboxSpec((), ("x",))
     assert plain.capability_mask == 0xA80425FB
-    assert dataclasses.replace(plain, cap_drop=("all",)).capability_mask == 0
-    one = dataclasses.replace(plain, cap_drop=("ALL",), cap_add=("cap_net_admin",))
+    assert replace(plain, cap_drop=("all",)).capability_mask == 0
+    one = replace(plain, cap_drop=("ALL",), cap_add=("cap_net_admin",))
     assert one.capabilities == {"NET_ADMIN"}
-    every = dataclasses.replace(plain, cap_add=("ALL",), cap_drop=("SYS_ADMIN",))
+    every = replace(plain, cap_add=("ALL",), cap_drop=("SYS_ADMIN",))
     assert every.capabilities == set(CAPABILITIES) - {"SYS_ADMIN"}
 
 
@@ -163,4 +163,4 @@ def test_described_before_anything_is_done() -> None:
     ):
         assert words in text
     assert "secret" not in text.replace("/run/secrets/token", "")
-    assert "the HOST's network" in "\n".join(describe(dataclasses.replace(SPEC, network="host")))
+    assert "the HOST's network" in "\n".join(describe(replace(SPEC, network="host")))
