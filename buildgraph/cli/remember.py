@@ -8,15 +8,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from buildgraph import events as ev
 from buildgraph.cli.choose import lasts
 from buildgraph.cli.session import OpenGraph, Session
 from buildgraph.cli.unchanged import invocation_key
 from buildgraph.engine.deliver import DeliveryOptions
+from buildgraph.engine.looked import LookedAt
 from buildgraph.engine.prepare import Prepared
-from buildgraph.filetree import FileStat, Kind
 from buildgraph.graph.ops import GitOp, HttpOp
 from buildgraph_cache.invocation import KIND, encode
 from buildgraph_cache.objects import blob_ref
@@ -55,43 +55,36 @@ def remember(
         put_answer(session, items, payload, refs)
 
 
-def seen_by_run(
-    session: Session, prepared: Prepared, graph: OpenGraph
-) -> dict[str, FileStat] | None:
-    """Return all that decided what image a command runs; None where stats cannot tell."""
+def see_run(session: Session, prepared: Prepared, graph: OpenGraph, seen: LookedAt) -> None:
+    """Add to `seen` all that decided what image a command runs; nothing where stats cannot tell."""
     if session.store.read_only or not _tells_all(session, prepared, DeliveryOptions()):
-        return None
+        return
     if session.workspace.variables_read:  # whoever starts it again does not look at them
-        return None
-    return _looked_at(session, prepared, graph)
+        return
+    found = _looked_at(session, prepared, graph)
+    if found is not None:
+        seen.add_all(found)
 
 
-def put_answer(
-    session: Session, items: Mapping[str, FileStat], payload: bytes, refs: Sequence[str]
-) -> None:
+def put_answer(session: Session, items: LookedAt, payload: bytes, refs: Sequence[str]) -> None:
     """Keep the answer to this very command; nothing, where a file is too young to be trusted."""
     began = time.time_ns() - int((time.monotonic() - session.started) * 1e9)
-    table = encode(items.items(), payload, began)
+    table = encode(items, payload, began)
     if table is not None:
         session.store.put_record(KIND, invocation_key(sys.argv[1:]), table, refs=tuple(refs))
 
 
-def _looked_at(
-    session: Session, prepared: Prepared, graph: OpenGraph
-) -> dict[str, FileStat] | None:
+def _looked_at(session: Session, prepared: Prepared, graph: OpenGraph) -> LookedAt | None:
     """Return every file and directory that was read, as it was; None where one is gone."""
-    items: dict[str, FileStat] = dict(graph.sources.observed())
+    looked_at = LookedAt()
+    looked_at.add_contexts(graph.sources)
     root = session.workspace.root
-    for name in {*prepared.observed, *session.workspace.files_read}:  # git's too, by now
-        path = os.path.normpath(os.path.join(root, name))
-        # What a link leads to may change while the link stays.
-        for place in {path, os.path.realpath(path)}:
-            if place not in items:
-                try:
-                    items[place] = _stat(place)
-                except OSError:
-                    return None
-    return items
+    try:
+        for name in {*prepared.observed, *session.workspace.files_read}:  # git's too, by now
+            looked_at.add(os.path.normpath(os.path.join(root, name)))
+    except OSError:
+        return None
+    return looked_at
 
 
 def _tells_all(session: Session, prepared: Prepared, delivery: DeliveryOptions) -> bool:
@@ -117,15 +110,3 @@ def _written(delivery: DeliveryOptions) -> list[str]:
         elif output.type != "cacheonly":
             out.append(output.dest)
     return [os.path.abspath(path) for path in out]
-
-
-def _stat(path: str) -> FileStat:
-    found = os.lstat(path)
-    return FileStat(
-        Kind.FILE,  # what matters here are the numbers
-        found.st_mode & 0o7777,
-        size=found.st_size,
-        mtime_ns=found.st_mtime_ns,
-        ctime_ns=found.st_ctime_ns,
-        ino=found.st_ino,
-    )

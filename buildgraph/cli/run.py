@@ -22,7 +22,7 @@ from buildgraph.cli.choose import choose
 from buildgraph.cli.entry import guarded, report
 from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.recall import recallable, recalled, warn
-from buildgraph.cli.remember import put_answer, seen_by_run
+from buildgraph.cli.remember import put_answer, see_run
 from buildgraph.cli.screen import make_listener, report_rest
 from buildgraph.cli.session import Session, Settings
 from buildgraph.engine.container.options import Publish, RunOptions
@@ -41,8 +41,8 @@ from buildgraph.engine.container.running import ImageContainer
 from buildgraph.engine.container.start import Streams, open_container
 from buildgraph.engine.deliver import Deliverer, DeliveryOptions, assemble
 from buildgraph.engine.history import Chronicle
+from buildgraph.engine.looked import LookedAt
 from buildgraph.errors import BuildgraphError, InputError
-from buildgraph.filetree import FileStat
 from buildgraph.oci.types import Image
 from buildgraph.sandbox.host import ExitStatus
 from buildgraph.sandbox.spec import Limits, SandboxSpec
@@ -256,7 +256,7 @@ def build_and_run(
     """Build what is missing of one target, run its image, and return the command's exit code."""
     catch_signals()
     with Session(settings, os.environ, os.getcwd()) as session:
-        seen: dict[str, FileStat] = {}
+        seen = LookedAt()
         image = built_image(session, target, progress, seen)
         if isinstance(image, int):
             return image
@@ -268,7 +268,7 @@ def build_and_run(
 
 
 def built_image(
-    session: Session, target: str, progress: str, seen: dict[str, FileStat] | None = None
+    session: Session, target: str, progress: str, seen: LookedAt | None = None
 ) -> Image | int:
     """Build what is missing of one target and return its image, or the exit code of a failure.
 
@@ -289,7 +289,7 @@ def built_image(
             result = graph.build(deliverer.deliveries(prepared), chronicle)
             chronicle.write(session.store, prepared, result.outcomes, result.images)
             if seen is not None and not result.errors:
-                seen.update(seen_by_run(session, prepared, graph) or {})
+                see_run(session, prepared, graph, seen)
         if not session.store.read_only:
             session.store.sync()
     finally:
@@ -306,7 +306,7 @@ def run_image(
     options: RunOptions,
     ports: tuple[Publish, ...],
     flags: RunFlags,
-    seen: dict[str, FileStat] | None = None,
+    seen: LookedAt | None = None,
 ) -> int:
     """Run an image with our streams; return the exit code. Raises where it could not start.
 
@@ -359,7 +359,7 @@ def write_down(
     spec: SandboxSpec,
     options: RunOptions,
     flags: RunFlags,
-    seen: dict[str, FileStat],
+    seen: LookedAt,
 ) -> None:
     """Keep the container for the same command, where nothing else decided about it."""
     read_elsewhere = flags.env_files or any("=" not in text for text in flags.variables)

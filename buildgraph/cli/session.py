@@ -8,6 +8,7 @@ import os
 import platform as machine
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
@@ -36,7 +37,7 @@ from buildgraph.engine.run_step import ExecExecutor, FailedStep
 from buildgraph.engine.sources import Sources
 from buildgraph.engine.work import Executor
 from buildgraph.errors import InputError
-from buildgraph.graph.ops import CopyOp, ExecOp, GitOp, HttpOp, MkdirOp, PackagesOp
+from buildgraph.graph.ops import CopyOp, ExecOp, GitOp, HttpOp, MkdirOp, PackagesOp, contexts_read
 from buildgraph.graph.stage_ir import PROXY_ARGS
 from buildgraph.label import Label
 from buildgraph.oci.compress import Compression
@@ -266,7 +267,9 @@ class OpenGraph:
         self.prepared = prepared
         self._told: set[str] = set()
         store, layers = session.store, session.layers
-        self.sources = Sources(store, layers, prepared.graph.contexts)
+        graph = prepared.graph
+        readers = Counter(read for node in graph.nodes for read in contexts_read(node.op))
+        self.sources = Sources(store, layers, graph.contexts, readers)
         self.mounts = MountSources(
             store,
             layers,

@@ -24,6 +24,7 @@ from buildgraph.cli.options import progress_option, store_option
 from buildgraph.cli.session import OpenGraph, Session, Settings
 from buildgraph.cli.words import plural, seconds
 from buildgraph.engine.deliver import DeliveryOptions
+from buildgraph.engine.looked import LookedAt
 from buildgraph.engine.prepare import Prepared
 from buildgraph.engine.watching import (
     Baseline,
@@ -145,10 +146,12 @@ class _Told:
 
     def seen(self, session: Session, prepared: Prepared, graph: OpenGraph) -> None:
         """Take in what a graph was made of."""
+        looked_at = LookedAt()
+        looked_at.add_contexts(graph.sources)
         found = baseline(
             session.workspace.root,
             prepared.observed,
-            graph.sources.observed(),
+            looked_at,
             prepared.graph.contexts,
             self.began,
         )

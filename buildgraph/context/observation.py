@@ -23,11 +23,29 @@ _GRAIN_NS: Final = 20_000_000  # coarsest clock tick that stamps files, with roo
 Row = tuple[str, int, int, int, int, int, int]
 
 
-class Found(Struct, frozen=True):
-    """What an observation is of: the root's own row, and those of each directory that was read."""
+class Directory(Struct, frozen=True):
+    """What one directory was: its path below the root, its own row, and its entries, packed.
 
-    top: Row
-    rows: Sequence[tuple[str, Sequence[Row]]]
+    Packed, since a build sees hundreds of thousands of entries: they take 60 bytes each.
+    """
+
+    path: str
+    own: Row
+    packed: bytes
+
+    @classmethod
+    def of(cls, path: str, own: Row, rows: list[Row]) -> Directory:
+        """Pack the rows of a directory, sorted."""
+        # Version 2 of marshal has no references, so equal values are equal bytes.
+        return cls(path, own, marshal.dumps((path, rows), 2))
+
+    def rows(self) -> list[Row]:
+        """Return the entries' rows."""
+        rows: list[Row] = marshal.loads(self.packed)[1]
+        return rows
+
+
+Found = Sequence[Directory]  # what an observation is of; the root is the first
 
 
 class Observation(Struct, frozen=True):
@@ -62,18 +80,16 @@ class Observation(Struct, frozen=True):
         except OSError:
             return None
         try:
-            top = os.fstat(root)
-            rows = [(path, _rows(root, path, hidden)) for path, hidden in self.directories]
+            found = [_directory(root, path, hidden) for path, hidden in self.directories]
         except OSError:
             return None
         finally:
             os.close(root)
-        if fingerprint(rows) != self.fingerprint:
-            return None
-        return Found(_row("", top), rows)
+        return found if fingerprint(found) == self.fingerprint else None
 
 
-def _row(name: str, found: os.stat_result) -> Row:
+def row_of(name: str, found: os.stat_result) -> Row:
+    """Return what stat(2) said as a row."""
     return (
         name,
         found.st_mode,
@@ -85,10 +101,11 @@ def _row(name: str, found: os.stat_result) -> Row:
     )
 
 
-def _rows(root: int, path: str, hidden: Sequence[str]) -> list[Row]:
+def _directory(root: int, path: str, hidden: Sequence[str]) -> Directory:
     # A directory swapped for a link is followed here, but shows other inodes; nothing is read.
     fd = os.open(path or ".", _DIR, dir_fd=root)
     try:
+        own = os.fstat(fd)
         with os.scandir(fd) as entries:
             found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
     finally:
@@ -96,15 +113,15 @@ def _rows(root: int, path: str, hidden: Sequence[str]) -> list[Row]:
     if hidden:
         left_out = set(hidden)
         found = [pair for pair in found if pair[0] not in left_out]
-    return sorted(_row(name, stat) for name, stat in found)
+    rows = sorted(row_of(name, stat) for name, stat in found)
+    return Directory.of(path, row_of("", own), rows)
 
 
-def fingerprint(directories: Iterable[tuple[str, list[Row]]]) -> str:
-    """Return the hash over directories in order, the rows of each sorted."""
+def fingerprint(found: Found) -> str:
+    """Return the hash over the paths of directories and the rows of their entries."""
     hasher = hashlib.sha256()
-    for directory in directories:
-        # Version 2 of marshal has no references, so equal values are equal bytes.
-        hasher.update(marshal.dumps(directory, 2))
+    for directory in found:
+        hasher.update(directory.packed)
     return hasher.hexdigest()
 
 

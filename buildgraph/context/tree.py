@@ -29,7 +29,7 @@ from typing import Final, Protocol
 from buildgraph.closing import Closing
 from buildgraph.context.ahead import SMALL, in_batches
 from buildgraph.context.ignore import IgnoreRules
-from buildgraph.context.observation import Observation, Row, fingerprint, settled
+from buildgraph.context.observation import Directory, Found, Observation, Row, fingerprint, settled
 from buildgraph.context.parallel import halves, in_threads
 from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
 from buildgraph.errors import InputError, Location
@@ -424,38 +424,40 @@ class ContextTree(Closing):
 
     # --- what has been looked at -----------------------------------------------------------
 
-    def observed(self) -> _Listing:
-        """Return every directory that was read and its visible entries, sorted; the root is ""."""
-        out = {path: self._dir_stat(path) for path in self._seen}
-        for directory, found in self._lists.items():
-            prefix = directory + "/" if directory else ""
-            out.update((prefix + name, stat) for name, stat in found.items())
-        return sorted(out.items(), key=lambda pair: name_order(pair[0]))
+    def found(self) -> Found:
+        """Return every directory that was read, with its visible entries, sorted by path.
 
-    def _dir_stat(self, path: str) -> FileStat:
-        if not path:
-            return self._top
-        parent, _, name = path.rpartition("/")
-        return next(stat for entry, stat in self._seen[parent] if entry == name)
-
-    def observation(self) -> Observation:
-        """Return what tells a later call by lstat(2) alone that none of this has changed."""
-        hidden: dict[str, tuple[str, ...]] = {}
-        rows: list[tuple[str, list[Row]]] = []
+        Where only names that the rules leave out were looked at, all entries of it are there.
+        """
+        own = {"": self._top}
+        out = []
         for path in sorted(self._seen, key=name_order):
-            shown = self._lists.get(path)
-            found = self._seen[path]
-            if shown is not None:
-                hidden[path] = tuple(name for name, _ in found if name not in shown)
-                found = list(shown.items())
-            rows.append((path, sorted(_row(name, stat) for name, stat in found)))
-        times = (time for _, listed in rows for row in listed for time in row[3:5])
+            prefix = path + "/" if path else ""
+            own.update((prefix + n, s) for n, s in self._seen[path] if s.kind is Kind.DIR)
+            rows = sorted(_row(name, stat) for name, stat in self._shown_in(path))
+            out.append(Directory.of(path, _row("", own[path]), rows))
+        return out
+
+    def observation(self, found: Found) -> Observation:
+        """Return what tells a later call by lstat(2) alone that nothing of `found` has changed."""
+        paths = [directory.path for directory in found]
+        stats = (stat for path in paths for _, stat in self._shown_in(path))
         return Observation(
             self.root,
-            tuple((path, hidden.get(path, ())) for path, _ in rows),
-            fingerprint(rows),
-            settled(times, self._began_ns),
+            tuple((path, self._hidden_in(path)) for path in paths),
+            fingerprint(found),
+            settled((max(stat.mtime_ns, stat.ctime_ns) for stat in stats), self._began_ns),
         )
+
+    def _shown_in(self, path: str) -> Iterable[tuple[str, FileStat]]:
+        shown = self._lists.get(path)
+        return self._seen[path] if shown is None else shown.items()
+
+    def _hidden_in(self, path: str) -> tuple[str, ...]:
+        shown = self._lists.get(path)
+        if shown is None:
+            return ()
+        return tuple(name for name, _ in self._seen[path] if name not in shown)
 
 
 def _row(name: str, stat: FileStat) -> Row:

@@ -139,6 +139,7 @@ class Identifier:
             self._selections.pop(node.id, None)
             self._destinations.pop(node.id, None)
             self._promised.pop(node.id, None)
+        self._sources.done(node.op)
 
     def look_again(self, node: Node) -> None:
         """Forget what was seen of a node's context: its files have changed since."""

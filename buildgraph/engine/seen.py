@@ -16,9 +16,8 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from buildgraph.context.observation import Found, Observation
-from buildgraph.context.tree import ContextTree, stat_of_row
+from buildgraph.context.tree import ContextTree
 from buildgraph.engine.records import question
-from buildgraph.filetree import FileStat
 from buildgraph.graph.ops import ContextSpec
 from buildgraph_cache.store import Store
 
@@ -71,24 +70,19 @@ class SeenContext:
         self._learnt.clear()
         self._parts.clear()
 
-    def observed(self) -> Iterator[tuple[str, FileStat]]:
-        """Yield (absolute path, stat) of every file and directory that an answer rests on."""
-        for part in self._parts:
-            if part.found is None or not part.asked:
-                continue
-            yield self._root, stat_of_row(part.found.top)
-            for directory, rows in part.found.rows:
-                prefix = f"{self._root}/{directory}/" if directory else f"{self._root}/"
-                yield from ((prefix + row[0], stat_of_row(row)) for row in rows)
+    def found(self) -> Iterator[Found]:
+        """Yield what answers rest on."""
+        yield from (p.found for p in self._parts if p.found is not None and p.asked)
 
-    def to_keep(self, tree: ContextTree | None) -> bytes | None:
+    def to_keep(self, tree: ContextTree, found: Found) -> bytes | None:
         """Return what the next build should know; None: what is kept already.
 
-        `tree` is what was learnt from. Only what this build asked for is kept.
+        `tree` is what was learnt from, and `found` what was found in it. Only what this build asked
+        for is kept.
         """
-        if tree is None or not self._learnt:
+        if not self._learnt:
             return None
-        seen = tree.observation()
+        seen = tree.observation(found)
         if not seen.settled:
             return None
         parts = [_Part(seen, self._learnt)]

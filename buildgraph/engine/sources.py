@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final
 
 from buildgraph.context.ignore import IgnoreRules
+from buildgraph.context.observation import Found
 from buildgraph.context.tree import ContextTree
 from buildgraph.engine import records
 from buildgraph.engine.placing import DestFacts, entries
@@ -21,7 +25,14 @@ from buildgraph.engine.selecting import mount_source, mounted_as_copy, select
 from buildgraph.engine.treewalk import EmptyTree, follow
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import Entry, FileStat, FileTree, FromTree, Kind
-from buildgraph.graph.ops import ContextSource, ContextSpec, RunMount, StageSource
+from buildgraph.graph.ops import (
+    ContextSource,
+    ContextSpec,
+    Op,
+    RunMount,
+    StageSource,
+    contexts_read,
+)
 from buildgraph.oci.layers import LayerStore
 from buildgraph.oci.rootview import RootView
 from buildgraph.oci.types import Chain
@@ -29,11 +40,20 @@ from buildgraph.oci.write import EntryWriter
 from buildgraph_cache.statcache import StatCache
 from buildgraph_cache.store import Store
 
+_NOBODY: Final[Mapping[int, int]] = MappingProxyType({})
+
 
 class Sources:
     """The files that the nodes of one build can read. Close it when the build is over."""
 
-    def __init__(self, store: Store, layers: LayerStore, contexts: tuple[ContextSpec, ...]):
+    def __init__(
+        self,
+        store: Store,
+        layers: LayerStore,
+        contexts: tuple[ContextSpec, ...],
+        readers: Mapping[int, int] = _NOBODY,
+    ):
+        """`readers` says how many nodes read each context, so that it can be let go after them."""
         self._store = store
         self._layers = layers
         self._contexts = contexts
@@ -41,24 +61,60 @@ class Sources:
         self._old: list[ContextTree] = []
         self._caches: dict[str, StatCache] = {}
         self._seen: dict[int, SeenContext] = {}
+        self._readers = dict(readers)
+        self._roots = Counter(contexts[context].root for context in readers)
+        self._found: list[tuple[str, Found]] = []  # root and what was there, of trees let go
+        self._to_keep: list[tuple[str, bytes, tuple[str, ...]]] = []
         self._locks = [threading.RLock() for _ in contexts]
         self._guard = threading.Lock()
 
     def close(self) -> None:
         """Close every tree and save what was learnt of unchanged files."""
-        if not self._store.read_only:
-            found = ((s.key, s.to_keep(self._trees.get(at))) for at, s in self._seen.items())
-            kept = [(key, data, ()) for key, data in found if data is not None]
-            if kept:
-                self._store.put_records(KIND, kept)
-        self._seen.clear()
-        for tree in (*self._trees.values(), *self._old):
+        for context in tuple(self._trees):
+            self._let_go(context)
+        if self._to_keep and not self._store.read_only:
+            self._store.put_records(KIND, self._to_keep)
+        for tree in self._old:
             tree.close()
         for cache in self._caches.values():
             cache.save()
-        self._trees.clear()
-        self._old.clear()
-        self._caches.clear()
+        for known in (self._seen, self._old, self._caches, self._to_keep, self._found):
+            known.clear()
+
+    def done(self, op: Op) -> None:
+        """Take note that a node has its result; what no other node reads is let go.
+
+        A tree of a context takes half a kilobyte a file, and a workspace has a thousand.
+        """
+        for context in contexts_read(op):
+            with self._guard:
+                self._readers[context] = left = self._readers.get(context, 0) - 1
+            if left == 0:
+                with self._locks[context]:
+                    self._let_go(context)
+                self._save_cache(self._contexts[context].root)
+
+    def _let_go(self, context: int) -> None:
+        """Close a tree, and keep of it what was there and what the next build should know."""
+        tree = self._trees.pop(context, None)
+        if tree is None:
+            return
+        found = tree.found()
+        seen = self._seen.get(context)
+        kept = None if seen is None else seen.to_keep(tree, found)
+        tree.close()
+        with self._guard:
+            self._found.append((tree.root, found))
+            if seen is not None and kept is not None:
+                self._to_keep.append((seen.key, kept, ()))
+
+    def _save_cache(self, root: str) -> None:
+        """Save the stat cache of a root once the last context of it was let go."""
+        with self._guard:
+            self._roots[root] -= 1
+            cache = None if self._roots[root] else self._caches.pop(root, None)
+        if cache is not None:
+            cache.save()
 
     def look_again(self, context: int) -> None:
         """Read a context anew from now on; what was taken from the old look stays usable."""
@@ -91,14 +147,13 @@ class Sources:
             found = self._seen[context] = SeenContext(self._store, spec)
         return found
 
-    def observed(self) -> Iterator[tuple[str, FileStat]]:
-        """Yield (absolute path, stat) of every file and directory of contexts that was seen."""
-        for seen in self._seen.values():
-            yield from seen.observed()
+    def found(self) -> Iterator[tuple[str, Found]]:
+        """Yield (absolute path, what was there) of every context that was looked at."""
+        for index, seen in self._seen.items():
+            yield from ((self._contexts[index].root, found) for found in seen.found())
+        yield from self._found
         for index, tree in self._trees.items():
-            root = self._contexts[index].root
-            for path, stat in tree.observed():
-                yield f"{root}/{path}" if path else root, stat
+            yield self._contexts[index].root, tree.found()
 
     @contextmanager
     def tree(

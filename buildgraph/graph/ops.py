@@ -159,6 +159,15 @@ class GitOp(Struct, frozen=True):
 Op = ImageOp | CopyOp | MkdirOp | ExecOp | PackagesOp | HttpOp | GitOp
 
 
+def contexts_read(op: Op) -> frozenset[int]:
+    """Return the contexts that an op reads, as indices into NodeGraph.contexts."""
+    if isinstance(op, CopyOp):
+        return frozenset((op.source.context,) if isinstance(op.source, ContextSource) else ())
+    if isinstance(op, ExecOp):
+        return frozenset(mount.context for mount in op.mounts if mount.context is not None)
+    return frozenset()
+
+
 class Node(Struct, frozen=True):
     """One step of the graph. `inputs[0]` is the file system it starts from, None = scratch."""
 

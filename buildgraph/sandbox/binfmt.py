@@ -19,9 +19,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
-
-from msgspec import Struct
+from typing import Final, NamedTuple
 
 from buildgraph import kernel as k
 from buildgraph.sandbox.wire import receive, send
@@ -35,7 +33,7 @@ _ARGV0_SINCE: Final = 6  # the version of qemu that understands flag P
 _TIMEOUT: Final = 10.0
 
 
-class _Machine(Struct, frozen=True):
+class _Machine(NamedTuple):
     """How an architecture looks in an ELF header, and its words for `exit(0)`."""
 
     qemu: str
@@ -129,7 +127,7 @@ def runs_here(architecture: str) -> bool:
 # -- what the machine has ------------------------------------------------------------------------
 
 
-class Handler(Struct, frozen=True):
+class Handler(NamedTuple):
     """A handler that the machine's kernel has; `fixed` = its emulator was opened beforehand."""
 
     name: str

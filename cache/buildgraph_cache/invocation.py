@@ -28,7 +28,6 @@ KIND = "invocation"
 GRAIN_NS = 20_000_000  # as in the stat cache
 MAX_AGE = 86_400.0  # a day: then the whole way is gone once, so that what it uses counts as used
 _MAGIC = b"bginvoc1"
-_PIECE = 4096
 # magic, written_ns, number of names, bytes of names, bytes of payload, fingerprint
 _HEAD = struct.Struct("<8sqIII16s")
 _STAT = struct.Struct("<QqqQI")  # size, mtime_ns, ctime_ns, inode, permission bits
@@ -44,27 +43,25 @@ def encode(
 ) -> bytes | None:
     """Return the table of an invocation, or None where a file changed too recently to be trusted.
 
-    `items` are (path, status) of all files and directories as they were when they were read;
-    relative paths are below `root`. `began_ns` is the wall clock from before the first of them.
-    Put the result into the store as record (`KIND`, key).
+    `items` are (path, status) of all files and directories as they were when they were read, taken
+    one by one, since there may be very many; relative paths are below `root`. `began_ns` is the
+    wall clock from before the first of them. Put the result into the store as record (`KIND`, key).
     """
-    rows = sorted((_join(root, path), stat) for path, stat in items)
-    if any(stat.ctime_ns >= began_ns - GRAIN_NS for _, stat in rows):
-        return None
-    names = b"\0".join([name for name, _ in rows])
+    horizon = began_ns - GRAIN_NS
+    names = bytearray()
     hasher = xxhash.xxh3_128()
-    for start in range(0, len(rows), _PIECE):  # all at once would be megabytes
-        hasher.update(
-            b"".join(
-                [
-                    _STAT.pack(s.size, s.mtime_ns, s.ctime_ns, s.ino, s.mode & 0o7777)
-                    for _, s in rows[start : start + _PIECE]
-                ]
-            )
-        )
+    pack, count = _STAT.pack, 0
+    for path, s in items:
+        if s.ctime_ns >= horizon:
+            return None
+        names += _join(root, path)
+        names += b"\0"
+        count += 1
+        hasher.update(pack(s.size, s.mtime_ns, s.ctime_ns, s.ino, s.mode & 0o7777))
+    del names[-1:]
     hasher.update(payload)
     written = time.time_ns() if now_ns is None else now_ns
-    head = _HEAD.pack(_MAGIC, written, len(rows), len(names), len(payload), hasher.digest())
+    head = _HEAD.pack(_MAGIC, written, count, len(names), len(payload), hasher.digest())
     return b"".join((head, names, payload))
 
 

@@ -23,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -499,8 +500,8 @@ def _with_interpreter(user: User) -> User:
     """Find a Python that `user` may run with all our code; copies what they may not read."""
     names = "buildgraph, buildgraph_cache, buildgraph_rules"
     probe = (
-        f"import {names}, click, isal, jinja2, networkx, pyroute2, rich, urllib3, xxhash, yaml, "
-        "zstandard"
+        f"import {names}, click, isal, jinja2, msgspec, networkx, pyroute2, rich, urllib3, xxhash, "
+        "yaml, zstandard"
     )
     for python, path in _interpreters(user):
         found = User(user.name, user.uid, user.gid, user.home, python, path)
@@ -523,8 +524,8 @@ def _copy_code(where: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     for package in ("buildgraph", "cache/buildgraph_cache", "rules/buildgraph_rules"):
         shutil.copytree(ROOT / package, where / Path(package).name, ignore=ignore)
-    wanted = ["click", "isal", "jinja2", "networkx", "pyroute2", "PyYAML", "rich", "xxhash"]
-    wanted += ["urllib3", "zstandard"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [re.split(r"[^\w.-]", text)[0] for text in project["dependencies"]]
     seen: set[str] = set()
     while wanted:
         name = wanted.pop()

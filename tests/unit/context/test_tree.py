@@ -210,7 +210,7 @@ def test_a_pruned_directory_is_not_read(root: Path) -> None:
     (root / "closed").mkdir()
     with open_tree(root, "closed\n!README.md") as tree:
         names(tree)
-        assert all(path != "closed" for path, _ in tree.observation().directories)
+        assert all(path != "closed" for path, _ in tree.observation(tree.found()).directories)
 
 
 # --- special files (A05) --------------------------------------------------------------------------
@@ -492,7 +492,7 @@ def look(root: Path, ignore: str = "") -> Observation:
             for name, stat in tree.list(at):
                 if stat.kind is Kind.DIR:
                     todo.append(f"{at}/{name}" if at else name)
-        return Observation.from_json(tree.observation().as_json())
+        return Observation.from_json(tree.observation(tree.found()).as_json())
 
 
 def test_an_unchanged_directory_is_still_the_same(root: Path) -> None:
@@ -543,21 +543,26 @@ def test_what_is_too_young_is_not_believed(root: Path) -> None:
     (root / "young").write_text("")
     with open_tree(root) as tree:
         tree.list("")
-        seen = tree.observation()
+        seen = tree.observation(tree.found())
     assert not seen.settled
     assert not seen.still_true()
 
 
-def test_observed_lists_what_was_looked_at(root: Path) -> None:
+def test_what_was_found_is_every_directory_that_was_read(root: Path) -> None:
     (root / "out/in").mkdir(parents=True)
+    time.sleep(0.03)  # older than the clock's grain
     with open_tree(root, "*.md\nout\n!out/in/x") as tree:
         tree.list("")
-        seen = dict(tree.observed())
+        found = tree.found()
         # `out` and `out/in` are left out, but whether they are hangs on what is in them
-        assert list(seen) == ["", "dirlink", "host", "link", "out", "out/in", "src"]
-        assert seen[""].ino == root.stat().st_ino
+        assert [directory.path for directory in found] == ["", "out", "out/in"]
+        assert [row[0] for row in found[0].rows()] == ["dirlink", "host", "link", "src"]
+        inodes = [(root / directory.path).stat().st_ino for directory in found]
+        assert [directory.own[5] for directory in found] == inodes
         tree.list("src")
-        assert "src/a.c" in dict(tree.observed())
+        last = tree.found()[-1]
+        assert (last.path, "a.c" in [row[0] for row in last.rows()]) == ("src", True)
+        assert tree.observation(found).look() == found
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from buildgraph.context.ignore import IgnoreRules
-from buildgraph.context.tree import ContextTree, NoStatCache
+from buildgraph.context.tree import ContextTree, NoStatCache, stat_of_row
 from buildgraph.engine.watching import (
     Baseline,
     Waiter,
@@ -40,7 +40,11 @@ def look(root: Path, since: int | None = None) -> Baseline:
         tree.list("")
         tree.list("src")
         tree.hash_many(["src/a", "Dockerfile"])
-        seen = [(f"{root}/app/{p}" if p else f"{root}/app", s) for p, s in tree.observed()]
+        found = tree.found()
+    seen = [(f"{root}/app", stat_of_row(found[0].own))]
+    for directory in found:
+        place = f"{root}/app/{directory.path}".rstrip("/")
+        seen += [(f"{place}/{row[0]}", stat_of_row(row)) for row in directory.rows()]
     spec = ContextSpec(str(root / "app"), PATTERNS, "context app/")
     observed = ["./", "app/", "app/Dockerfile"]
     made = baseline(str(root), observed, seen, [spec], since or time.time_ns())
