@@ -17,7 +17,18 @@ from e2e.building import call, interpreter
 from e2e.harness import Workspace, clean_environment, me
 from e2e.images import read_archive, read_layout
 
-HEAVY = {"yaml", "networkx", "jinja2", "pyroute2", "rich", "click", "isal", "zstandard", "typing"}
+HEAVY = {
+    "msgspec",
+    "yaml",
+    "networkx",
+    "jinja2",
+    "pyroute2",
+    "rich",
+    "click",
+    "isal",
+    "zstandard",
+    "typing",
+}
 DOCKERFILE = "FROM base\nARG BARE\nCOPY . /ctx\nRUN echo $BARE >/bare\n"
 
 
@@ -209,3 +220,19 @@ def test_no_cache_and_dry_run_are_never_answered_so(twice: Twice) -> None:
     twice.digest()
     assert "built 2" in twice.workspace.run("build", "--no-cache", *twice.words).stderr
     assert "2 hit" in twice.workspace.run("build", "-n", *twice.words).stdout
+
+
+def test_a_directory_that_is_left_out_is_looked_at_for_what_may_come_back(twice: Twice) -> None:
+    """A context that was answered without a walk, too, hangs on directories that are not shown."""
+    context = twice.workspace.root / "app"
+    twice.workspace.write("app/.dockerignore", "out\n!out/keep*\n")
+    twice.workspace.write("app/out/x", "x")
+    twice.workspace.write("Dockerfile", DOCKERFILE)
+    twice.workspace.write("app/Boxfile.yaml", twice.boxfile(", dockerfile: ../Dockerfile"))
+    (context / "Dockerfile").unlink()
+    twice.digest()
+    twice.workspace.write("Dockerfile", DOCKERFILE + "LABEL a=b\n")
+    first = twice.digest()
+    assert twice.is_answered_at_once()
+    twice.workspace.write("app/out/keep", "k")
+    assert twice.digest() != first

@@ -16,7 +16,17 @@ import pytest
 STRACE = shutil.which("strace")
 BUSYBOX = shutil.which("busybox")
 FILES = 30
-HEAVY = {"click", "yaml", "networkx", "jinja2", "pyroute2", "rich", "urllib3", "dataclasses"}
+HEAVY = {
+    "click",
+    "msgspec",
+    "yaml",
+    "networkx",
+    "jinja2",
+    "pyroute2",
+    "rich",
+    "urllib3",
+    "dataclasses",
+}
 OURS = {
     "buildgraph",
     "buildgraph.cli",

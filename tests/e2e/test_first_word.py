@@ -14,7 +14,17 @@ import pytest
 from buildgraph import __version__
 from buildgraph.cli.first_word import greet
 
-HEAVY = {"click", "yaml", "networkx", "jinja2", "pyroute2", "rich", "urllib3", "dataclasses"}
+HEAVY = {
+    "click",
+    "msgspec",
+    "yaml",
+    "networkx",
+    "jinja2",
+    "pyroute2",
+    "rich",
+    "urllib3",
+    "dataclasses",
+}
 
 
 @pytest.fixture
