@@ -183,7 +183,7 @@ class LayerStore:
         return Layer(Digest(f"sha256:{hasher.hexdigest()}"), size.total), (digest, packed)
 
     def _publish(self, layer: Layer, directory: Path) -> None:
-        self.store.publish_snapshot(hex_of(layer.diff_id), str(directory))
+        self.store.publish_snapshot(hex_of(layer.diff_id), str(directory), unwritten=layer.size)
         known = self._load(layer.diff_id) or LayerRecord(layer.size)
         known.directory = True
         self._merge(layer.diff_id, known)

@@ -26,6 +26,7 @@ from buildgraph_cache.records import Record, Records
 from buildgraph_cache.scratch import Scratch, sweep
 from buildgraph_cache.session import Session, boot_id
 from buildgraph_cache.shelf import Shelf
+from buildgraph_cache.writeback import WriteBack
 
 if TYPE_CHECKING:
     from buildgraph_cache.check import Damage, Progress, SnapshotDigest
@@ -50,6 +51,7 @@ class Store(Closing):
         self._root_fd = root_fd
         self._records = Records(session)
         self._shelf = Shelf(session)
+        self._write_back = WriteBack(session.layout.root)
 
     @staticmethod
     def open(
@@ -330,14 +332,19 @@ class Store(Closing):
         self._session.writable("making a scratch directory")
         return Scratch(self._session.layout, self._session.disk)
 
-    def publish_snapshot(self, name: str, directory: str, size: int | None = None) -> str:
+    def publish_snapshot(
+        self, name: str, directory: str, size: int | None = None, unwritten: int = 0
+    ) -> str:
         """Move a directory of a scratch into the store as snapshot `name`; return its path.
 
         Atomic and idempotent: a snapshot that is there already stays, and `directory` is deleted.
-        `size` is what it takes on disk where that is known, else it is measured when needed.
+        `size` is what it takes on disk where that is known, else it is measured when needed;
+        `unwritten` is about how much of it the disk may still have to write.
         """
         self._session.writable("publishing a snapshot")
-        return self._shelf.publish_snapshot(snapshot_ref(name), directory, size)
+        path = self._shelf.publish_snapshot(snapshot_ref(name), directory, size)
+        self._write_back.left(unwritten)
+        return path
 
     def has_snapshot(self, name: str) -> bool:
         """Return whether a snapshot is there and trusted; pinned under a lease."""
