@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from buildgraph.context.ignore import IgnoreRules
-from buildgraph.context.tree import ContextTree, NoStatCache
+from buildgraph.context.remembered import NoStatCache
+from buildgraph.context.tree import ContextTree
 from buildgraph.dockerfile import instructions as ast
 from buildgraph.dockerfile.checks import ignored_source, scopes
 from buildgraph.dockerfile.checks_findings import Findings

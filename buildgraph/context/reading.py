@@ -113,19 +113,23 @@ class Reader:
         self._no_atime = 0
         return os.open(name, _FILE, dir_fd=directory)
 
-    def hash(self, directory: int, name: str, path: str, stat: FileStat) -> tuple[Digest, bool]:
+    def hash(
+        self, directory: int, name: str, path: str, stat: FileStat
+    ) -> tuple[Digest, bool, bytes | None]:
         """Return the sha256 of a file that is the same before and after. Raises as `open`.
 
         Beside it whether the file is bare: without attributes that a layer keeps. To ask an open
-        file costs a tenth of asking by a path.
+        file costs a tenth of asking by a path. Last the bytes of a file that was read in one go.
         """
         fd = self.open(directory, name, path, stat)
         try:
             hasher = hashlib.sha256()
             left = stat.size + 1  # one more, to see that it did not grow
+            whole = None
             while left > 0 and (data := os.read(fd, asked := min(left, _CHUNK))):
                 hasher.update(data)
                 left -= len(data)
+                whole = data if len(data) == stat.size else None
                 if left == 1 and len(data) < asked:
                     break  # less than was asked for: this was its end
             bare = is_bare(fd, _NO_XATTRS)
@@ -135,4 +139,4 @@ class Reader:
             raise HostError(f"cannot read {path}: {error.strerror}") from error
         finally:
             os.close(fd)
-        return Digest("sha256:" + hasher.hexdigest()), bare
+        return Digest("sha256:" + hasher.hexdigest()), bare, whole

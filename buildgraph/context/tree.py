@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from buildgraph.closing import Closing
 from buildgraph.context.ahead import SMALL, in_batches
@@ -32,6 +32,7 @@ from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Directory, Found, Observation, Row, fingerprint, settled
 from buildgraph.context.parallel import halves, in_threads
 from buildgraph.context.reading import Reader, cannot_read, changed, kept_xattrs
+from buildgraph.context.remembered import Contents, Room, StatCache
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import FileStat, Kind, name_order
 from buildgraph.rootpath import Root
@@ -49,31 +50,8 @@ _KINDS: Final = {
 _TYPE_BITS: Final = {kind: type_bits for type_bits, kind in _KINDS.items()}
 _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_ROOM: Final = Room(0)
 _YOUNG_NS: Final = 100_000_000  # no single write(2) to a file we also read lasts longer
-
-
-class StatCache(Protocol):
-    """Remembers the digests of one root's files that have not changed, also between builds.
-
-    Only of files without attributes, so that what it knows need not be asked for them again.
-    """
-
-    def get(self, path: str, stat: FileStat) -> Digest | None:
-        """Return the digest of the file at a path below the root that had this stat, or None."""
-
-    def put(self, path: str, stat: FileStat, digest: Digest) -> None:
-        """Remember a digest; the cache decides whether the stat can be trusted."""
-
-
-class NoStatCache:
-    """A stat cache that forgets."""
-
-    def get(self, path: str, stat: FileStat) -> Digest | None:
-        """Return None."""
-        return None
-
-    def put(self, path: str, stat: FileStat, digest: Digest) -> None:
-        """Do nothing."""
 
 
 class ContextTree(Closing):
@@ -85,12 +63,20 @@ class ContextTree(Closing):
     """
 
     def __init__(
-        self, root: str, ignore: IgnoreRules, stat_cache: StatCache, *, owners: bool = False
+        self,
+        root: str,
+        ignore: IgnoreRules,
+        stat_cache: StatCache,
+        *,
+        owners: bool = False,
+        room: Room = _NO_ROOM,
     ):
         """Open `root`, which is trusted and may be reached by links. Raises InputError.
 
         With `owners` the files have theirs; else all are root's, whoever has checked them out.
+        `room` is for the bytes of small files, see `kept`.
         """
+        self._contents = Contents(room)
         self._owners = owners
         self.root = root
         self._ignore = ignore
@@ -115,6 +101,7 @@ class ContextTree(Closing):
 
     def close(self) -> None:
         """Close the root; a second call does nothing."""
+        self._contents.clear()
         with self._last:
             if self._last_dir[1] >= 0:
                 os.close(self._last_dir[1])
@@ -275,7 +262,7 @@ class ContextTree(Closing):
                 self._left -= 1  # below 0 where nothing is expected any more
             directory = self._kept_dir(parent, path)
             if path in self._young:
-                again, _ = self._reader.hash(directory, name, path, stat)
+                again, _, _ = self._reader.hash(directory, name, path, stat)
                 if again != self._digests.get(path, again):
                     raise changed(path, "it was still being written")
             return self._reader.open(directory, name, path, stat)
@@ -413,14 +400,20 @@ class ContextTree(Closing):
                 entries = self._lists[parent]
                 for path, name in names:
                     stat = entries[name]
-                    out[path], bare = self._reader.hash(directory, name, path, stat)
+                    out[path], bare, data = self._reader.hash(directory, name, path, stat)
                     if bare:
                         self._bare.add(path)
                     if stat.ctime_ns > horizon:
                         self._young.add(path)
+                    elif data:
+                        self._contents.put(path, data)
             finally:
                 os.close(directory)
         return out
+
+    def kept(self, path: str) -> bytes | None:
+        """Return the bytes of a file as they were hashed, where there was room to keep them."""
+        return self._contents.get(path)
 
     # --- what has been looked at -----------------------------------------------------------
 

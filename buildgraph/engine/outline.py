@@ -23,7 +23,8 @@ from buildgraph.boxfile.smoke import EnvFile, PackageBind
 from buildgraph.boxfile.target import LayoutContext, Target, Value
 from buildgraph.boxfile.workspace import Workspace
 from buildgraph.context.ignore import IgnoreRules
-from buildgraph.context.tree import ContextTree, NoStatCache
+from buildgraph.context.remembered import NoStatCache
+from buildgraph.context.tree import ContextTree
 from buildgraph.dockerfile import instructions as ins
 from buildgraph.engine.defining import LOCK
 from buildgraph.engine.paths_read import files_at, instances, paths_in

@@ -13,7 +13,7 @@ Source: shared reference 1.5 and 1.10; owners: passwd(5), group(5).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -164,6 +164,7 @@ class _Layout:
 
     def __init__(self, selection: Selection, facts: DestFacts):
         self.placed: dict[str, _Placed] = {}
+        self._above = ""  # what the last path is in, known to be no file: paths come by directory
         self.facts = facts
         self.makes_dest = bool(selection.archives)  # even if nothing is put into it
         into = facts.into
@@ -185,9 +186,11 @@ class _Layout:
             if (was is Kind.DIR) != (now is Kind.DIR):
                 raise self._clash(placed.group, path, f"{KIND_WORDS[was]} of the same step")
         parent = path.rpartition("/")[0]
-        above = self.placed.get(parent)
-        if above is not None and above.item.stat.kind is not Kind.DIR:
-            raise self._clash(placed.group, parent, f"{KIND_WORDS[above.item.stat.kind]}")
+        if parent != self._above:
+            above = self.placed.get(parent)
+            if above is not None and above.item.stat.kind is not Kind.DIR:
+                raise self._clash(placed.group, parent, f"{KIND_WORDS[above.item.stat.kind]}")
+            self._above = parent
         self.placed[path] = placed
 
     @staticmethod
@@ -197,16 +200,16 @@ class _Layout:
     def new_parents(self) -> set[str]:
         """Return the directories that no file or fact brings and that are needed."""
         known = {parent.path for parent in self.facts.parents}
-        out: set[str] = set()
-        paths: Iterable[str] = self.placed
-        if self.makes_dest and self.facts.path:
-            paths = [*self.placed, join(self.facts.path, "x")]
-        for path in paths:
-            parent = path.rpartition("/")[0]
-            while parent and parent not in out:
-                if parent not in known and parent not in self.placed:
-                    out.add(parent)
-                parent = parent.rpartition("/")[0]
+        return self.directories() - known - self.placed.keys()
+
+    def directories(self) -> set[str]:
+        """Return the destination, if it is made, and every directory above what is placed."""
+        out = {self.facts.path} if self.makes_dest else set()
+        out.update(path.rpartition("/")[0] for path in self.placed)
+        for path in tuple(out):
+            while path and (path := path.rpartition("/")[0]) not in out:
+                out.add(path)
+        out.discard("")
         return out
 
 
@@ -298,21 +301,8 @@ def entries(op: CopyOp, selection: Selection, facts: DestFacts) -> list[Entry]:
     first: dict[tuple[int, int, int], str] = {}
     for path in sorted(layout.placed, key=name_order):
         out[path] = _entry(op, selection, facts, path, layout.placed[path], first)
-    needed = _needed(layout, out)
-    return [out[path] for path in sorted(needed, key=name_order)]
-
-
-def _needed(layout: _Layout, out: dict[str, Entry]) -> set[str]:
-    """Return the paths of the layer: what is put there and all directories above it."""
-    needed = set(layout.placed)
-    if layout.makes_dest and layout.facts.path:
-        needed.add(layout.facts.path)
-    for path in list(needed):
-        parent = path.rpartition("/")[0]
-        while parent and parent not in needed:
-            needed.add(parent)
-            parent = parent.rpartition("/")[0]
-    return needed & out.keys()
+    needed = layout.placed.keys() | layout.directories()
+    return [out[path] for path in sorted(needed & out.keys(), key=name_order)]
 
 
 def _parent_entry(parent: Parent) -> Entry:
@@ -341,7 +331,7 @@ def _entry(
         if link not in ("", path):
             kind = Kind.HARDLINK
         else:
-            link, size, content = "", stat.size, FromTree(selection.tree, item.path, stat)
+            link, size, content = "", stat.size, selection.content(item)
     uid, gid = facts.owner or selection.owner(stat)
     return Entry(
         path,

@@ -202,7 +202,8 @@ def _of_pattern(root: str, read: ContextRead, text: str, rules: IgnoreRules) -> 
 
 
 def _matching_links(root: str, prefix: str, pattern: str, rules: IgnoreRules) -> list[str]:
-    from buildgraph.context.tree import ContextTree, NoStatCache
+    from buildgraph.context.remembered import NoStatCache
+    from buildgraph.context.tree import ContextTree
     from buildgraph.engine.selecting import glob_below
     from buildgraph.filetree import Kind
 

@@ -30,7 +30,7 @@ from buildgraph.engine.filemodes import Chmod
 from buildgraph.engine.sniffing import is_archive
 from buildgraph.engine.treewalk import KIND_WORDS, Found, Item, follow, join, walk
 from buildgraph.errors import InputError, Location, did_you_mean
-from buildgraph.filetree import FileStat, FileTree, Kind, name_order
+from buildgraph.filetree import FileStat, FileTree, FromTree, Kind, name_order
 from buildgraph.graph.ops import ContextSource, CopyOp, RunMount, StageSource
 from buildgraph.rootpath import clean
 from buildgraph_cache.digest import Digest, sha256_digest
@@ -47,6 +47,14 @@ class _Batched(Protocol):
 
     def xattrs_many(self, paths: Iterable[str]) -> dict[str, Xattrs]:
         """Return attributes by path, where there are any."""
+
+
+@runtime_checkable
+class _Keeping(Protocol):
+    """A tree that may still have the bytes of files that it has hashed."""
+
+    def kept(self, path: str) -> bytes | None:
+        """Return the bytes of a regular file, if they are at hand."""
 
 
 @runtime_checkable
@@ -72,7 +80,7 @@ class Group(Struct, frozen=True):
 class Selection:
     """The files of one COPY or ADD. Digests and attributes are read when they are asked for."""
 
-    __slots__ = ("_chmod", "_digests", "_op", "_xattrs", "archives", "groups", "tree")
+    __slots__ = ("_chmod", "_digests", "_kept", "_op", "_xattrs", "archives", "groups", "tree")
 
     def __init__(
         self, op: CopyOp, tree: FileTree, groups: Sequence[Group], archives: Sequence[str]
@@ -82,6 +90,7 @@ class Selection:
         self.archives = tuple(archives)  # paths in the tree of what ADD unpacks
         self._op = op
         self._chmod = Chmod.parse(op.chmod) if op.chmod is not None else None
+        self._kept = tree.kept if isinstance(tree, _Keeping) else None
         self._digests: dict[str, Digest] | None = None
         self._xattrs: dict[str, Xattrs] | None = None
 
@@ -115,6 +124,11 @@ class Selection:
                 found = ((path, self.tree.xattrs(path)) for path in paths)
                 self._xattrs = {path: value for path, value in found if value}
         return self._xattrs
+
+    def content(self, item: Item) -> bytes | FromTree:
+        """Return the bytes of a regular file, or where they are to be read."""
+        kept = self._kept(item.path) if self._kept is not None else None
+        return FromTree(self.tree, item.path, item.stat) if kept is None else kept
 
     def mode(self, stat: FileStat) -> int:
         """Return the permission bits an item gets."""

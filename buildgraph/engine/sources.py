@@ -17,6 +17,7 @@ from typing import Final
 
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Found
+from buildgraph.context.remembered import Room
 from buildgraph.context.tree import ContextTree
 from buildgraph.engine import records
 from buildgraph.engine.placing import DestFacts, entries
@@ -61,6 +62,7 @@ class Sources:
         self._old: list[ContextTree] = []
         self._caches: dict[str, StatCache] = {}
         self._seen: dict[int, SeenContext] = {}
+        self._room = Room()
         self._readers = dict(readers)
         self._roots = Counter(contexts[context].root for context in readers)
         self._found: list[tuple[str, Found]] = []  # root and what was there, of trees let go
@@ -177,7 +179,7 @@ class Sources:
                     cache = StatCache(self._store, spec.root, 0, None)  # and not to be saved
                 elif cache is None:
                     cache = self._caches[spec.root] = StatCache.load(self._store, spec.root)
-            tree = ContextTree(spec.root, rules, cache, owners=spec.owners)
+            tree = ContextTree(spec.root, rules, cache, owners=spec.owners, room=self._room)
             self._trees[index] = tree
         return tree
 

@@ -13,7 +13,8 @@ import pytest
 from buildgraph.context.ignore import IgnoreRules
 from buildgraph.context.observation import Observation
 from buildgraph.context.reading import ChangedWhileReading, Reader
-from buildgraph.context.tree import ContextTree, NoStatCache
+from buildgraph.context.remembered import NoStatCache
+from buildgraph.context.tree import ContextTree
 from buildgraph.errors import BuildgraphError, InputError
 from buildgraph.filetree import FileStat, Kind
 from buildgraph_cache.digest import Digest, sha256_digest

@@ -17,7 +17,8 @@ import pytest
 import zstandard
 
 from buildgraph.context.ignore import IgnoreRules
-from buildgraph.context.tree import ContextTree, NoStatCache
+from buildgraph.context.remembered import NoStatCache
+from buildgraph.context.tree import ContextTree
 from buildgraph.engine.copying import Selection, select
 from buildgraph.errors import InputError, Location
 from buildgraph.filetree import Kind

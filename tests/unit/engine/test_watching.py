@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from buildgraph.context.ignore import IgnoreRules
-from buildgraph.context.tree import ContextTree, NoStatCache, stat_of_row
+from buildgraph.context.remembered import NoStatCache
+from buildgraph.context.tree import ContextTree, stat_of_row
 from buildgraph.engine.watching import (
     Baseline,
     Waiter,
