@@ -211,7 +211,9 @@ class Collector:
                 "SELECT name, used_seq FROM objects"
             )
             objects = chain(rows, ((name, used) for name, (_, used) in caches.items()))
-            return Reach(scan(connection), objects, self._keep)
+            reach = Reach(scan(connection), objects, self._keep)
+            del reach.rowids[:]  # a deletion looks again
+            return reach
 
         return self._session.index.read(look)
 

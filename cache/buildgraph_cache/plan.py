@@ -14,12 +14,14 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
+from itertools import chain
 
 import xxhash
 from msgspec import Struct, field
 
 FOREVER = 1 << 62
 NOT_THERE = -1
+_PIECE = 1 << 14  # numbers sorted at once: as long as they are sorted they are Python objects
 
 
 class RecordRow(Struct, frozen=True):
@@ -47,13 +49,14 @@ class Marks:
     """Sorted marks, each once."""
 
     def __init__(self, *many: Iterable[int]) -> None:
-        parts = [array("Q", sorted(marks)) for marks in many]
+        # Spread by their first bits, for few of them to be Python objects while they are sorted.
+        heaps = [array("Q") for _ in range(64)]
+        for mark in chain.from_iterable(many):
+            heaps[mark >> 58].append(mark)
+        heaps.reverse()
         self.all = array("Q")
-        last = -1
-        for mark in merge(*parts):
-            if mark != last:
-                self.all.append(mark)
-                last = mark
+        while heaps:
+            self.all.extend(sorted(set(heaps.pop())))
 
     def __len__(self) -> int:
         return len(self.all)
@@ -112,7 +115,7 @@ class Reach:
         keep: Callable[[RecordRow], bool] | None = None,
     ) -> None:
         marks, refs, kept = array("Q"), array("Q"), array("i")
-        self.last_use, self.sizes, self.rowids = array("q"), array("q"), array("q")
+        self.last_use, self.sizes, self.rowids = array("q"), array("I"), array("q")
         ends = array("i", [0])
         for row in records:
             if keep is not None and keep(row):
@@ -129,23 +132,27 @@ class Reach:
             used.append(min(seq, FOREVER))
         self.marks = Marks(marks, refs, theirs)
         find = self.marks.find
-        self.numbers = array("i", map(find, marks))  # of records, by place
-        leads = array("i", map(find, refs))
-        self._ends, self._leads = ends, leads
-        self.places = array("i", [NOT_THERE]) * len(self.marks)  # of records, by number
-        for place, number in enumerate(self.numbers):
-            self.places[number] = place
-        self.owners = _Lists(
-            len(self.marks),
-            lambda: ((n, p) for p in range(len(marks)) for n in leads[ends[p] : ends[p + 1]]),
-        )
         self.known = bytearray(len(self.marks))  # objects that were given
         self.used = array("q", bytes(8 * len(self.marks)))
-        self._use(kept)
         for mark, seq in zip(theirs, used, strict=True):
             number = find(mark)
             self.known[number] = 1
             self.used[number] = max(seq, self.used[number])
+        del theirs, used  # each of these has eight bytes for each object or record
+        self.numbers = array("i", map(find, marks))  # of records, by place
+        del marks
+        leads = array("i", map(find, refs))
+        del refs
+        self._ends, self._leads = ends, leads
+        self.places = array("i", [NOT_THERE]) * len(self.marks)  # of records, by number
+        for place, number in enumerate(self.numbers):
+            self.places[number] = place
+        places = range(len(self.numbers))
+        self.owners = _Lists(
+            len(self.marks),
+            lambda: ((n, p) for p in places for n in leads[ends[p] : ends[p + 1]]),
+        )
+        self._use(kept)
 
     def number(self, name: str) -> int:
         """Return the number of a name, -1 where nobody knows it."""
@@ -177,7 +184,7 @@ class Reach:
             current = pending.pop()
             if not seen[current]:
                 seen[current] = 1
-                self.used[current] = used
+                self.used[current] = max(used, self.used[current])
                 if self.places[current] != NOT_THERE:
                     pending.extend(self.refs(self.places[current]))
 
@@ -220,7 +227,7 @@ def plan_removal(
     before this generation goes. `excess`: bytes too many, None where there is no limit. `mounts`
     have a reason to be there without a record. Nothing used at `floor` or later is in the plan.
     """
-    plan = Plan(records=bytearray(len(reach.rowids)))
+    plan = Plan(records=bytearray(len(reach.numbers)))
     removal = _Removal(reach, sizes, floor, plan)
     used = reach.used
     order = array("i", (n for n, size in enumerate(sizes) if size >= 0 and used[n] < floor))
@@ -234,12 +241,20 @@ def plan_removal(
     if excess is not None and plan.freed < excess:
         # Of two that were used together the larger one goes first.
         large = max(sizes, default=0)
-        for number in sorted(order, key=lambda n: (used[n] << 48) + large - sizes[n]):
+        for number in _sorted(order, lambda n: (used[n] << 48) + large - sizes[n]):
             if plan.freed >= excess:
                 break
             removal.take(number)
         _take_bare_records(reach, removal, floor, excess)
     return plan
+
+
+def _sorted(numbers: array[int], key: Callable[[int], int]) -> Iterator[int]:
+    """Yield numbers in the order of their keys; only as many as are asked for are merged."""
+    pieces = range(0, len(numbers), _PIECE)
+    return merge(
+        *(array("i", sorted(numbers[at : at + _PIECE], key=key)) for at in pieces), key=key
+    )
 
 
 def _take_bare_records(reach: Reach, removal: _Removal, floor: int, excess: int) -> None:

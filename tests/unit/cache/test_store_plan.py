@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from array import array
 from dataclasses import dataclass
 
@@ -52,6 +53,24 @@ def plan_removal(
 
 def row(key: str, used: int, *refs: str) -> RecordRow:
     return RecordRow("node", key, used, refs, 100)
+
+
+def test_a_plan_has_no_python_object_for_each_record() -> None:
+    count = 50_000
+    tracemalloc.start()
+    try:
+        records = (row(str(number), number % 9 + 1, f"x{number}") for number in range(count))
+        reach = plans.Reach(records, ((f"x{number}", 1) for number in range(count)))
+        built = tracemalloc.get_traced_memory()[1]
+        sizes = array("q", (1 if known else -1 for known in reach.known))
+        tracemalloc.reset_peak()
+        plan = plans.plan_removal(reach, sizes, floor=99, aged=0, excess=count // 9, mounts=set())
+        planned = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(plan.objects) == count // 9
+    assert built / count < 125
+    assert planned / count < 180
 
 
 def test_the_least_used_object_goes_first_and_alone() -> None:
