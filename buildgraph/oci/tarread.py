@@ -16,7 +16,7 @@ from buildgraph import limits
 from buildgraph.errors import InputError
 from buildgraph.oci.tarstream import byte_sum
 
-_BLOCK: Final = 512
+BLOCK: Final = 512
 _NUMBERS: Final = (b"uid", b"gid", b"size")
 _XATTR: Final = b"SCHILY.xattr."
 
@@ -119,20 +119,20 @@ class TarReader:
         extra: dict[bytes, bytes] = {}
         while True:
             self._skip()
-            block = self._take(_BLOCK)
+            block = self._take(BLOCK)
             if not block and not extra:
                 return  # no end mark: old writers, and streams cut at a member, which tar accepts
-            if len(block) != _BLOCK:
+            if len(block) != BLOCK:
                 raise InputError("the archive is cut off in a header")
             if not block.strip(b"\0"):
                 return
-            member = _parse(block)
+            member = parse_header(block)
             flag = member.flag
             if flag in (b"L", b"K", b"x", b"X", b"g"):
                 self._special(member, extra)
                 continue
             if extra or flag == b"S":
-                _apply(member, extra)
+                apply_records(member, extra)
                 extra = {}
             self._members += 1
             if self._members > limits.LAYER_ENTRIES:
@@ -155,7 +155,7 @@ class TarReader:
             raise InputError("the archive unpacks to more bytes than a layer may have")
         if self._bodies:
             self._size = size
-            self._left = size + (-size % _BLOCK)
+            self._left = size + (-size % BLOCK)
 
     def _special(self, member: Member, extra: dict[bytes, bytes]) -> None:
         if member.size > limits.TAR_HEADER_RECORD_BYTES:
@@ -164,17 +164,17 @@ class TarReader:
                 f"{limits.TAR_HEADER_RECORD_BYTES}"
             )
         self._size = member.size
-        self._left = member.size + (-member.size % _BLOCK)
+        self._left = member.size + (-member.size % BLOCK)
         body = self.read()
         if member.flag == b"L":
             extra[b"path"] = body.rstrip(b"\0")
         elif member.flag == b"K":
             extra[b"linkpath"] = body.rstrip(b"\0")
         elif member.flag != b"g":  # global headers: nobody's layers need them, Go skips them too
-            extra.update(_pax(body))
+            extra.update(read_pax(body))
 
 
-def _number(field: bytes) -> int:
+def number(field: bytes) -> int:
     """Return a numeric field: octal text, or GNU's base-256 where the first bit is set."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
@@ -189,8 +189,9 @@ def _number(field: bytes) -> int:
     return int(text, 8)
 
 
-def _parse(block: bytes) -> Member:
-    check = _number(block[148:156])
+def parse_header(block: bytes) -> Member:
+    """Return the member of one header. Raises InputError where it is damaged."""
+    check = number(block[148:156])
     # in three parts, because byte_sum adds up to less than 65521
     unsigned = byte_sum(block[:148]) + byte_sum(block[156:400]) + byte_sum(block[400:]) + 8 * 32
     if check != unsigned:
@@ -206,24 +207,24 @@ def _parse(block: bytes) -> Member:
     if flag in (b"\0", b"0", b"7"):
         # V7 had no directories but names with a slash at the end
         flag = b"5" if path.endswith(b"/") else b"0"
-    size = _number(block[124:136])
+    size = number(block[124:136])
     if size < 0:
         raise InputError("the archive has a member of negative size")
     return Member(
         path,
         flag,
-        _number(block[100:108]) & 0o7777,
-        _number(block[108:116]),
-        _number(block[116:124]),
+        number(block[100:108]) & 0o7777,
+        number(block[108:116]),
+        number(block[116:124]),
         size,
-        _number(block[136:148]) * 1_000_000_000,
+        number(block[136:148]) * 1_000_000_000,
         block[157:257].split(b"\0", 1)[0],
-        _number(block[329:337]) if flag in (b"3", b"4") else 0,
-        _number(block[337:345]) if flag in (b"3", b"4") else 0,
+        number(block[329:337]) if flag in (b"3", b"4") else 0,
+        number(block[337:345]) if flag in (b"3", b"4") else 0,
     )
 
 
-def _pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+def read_pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the records of a PAX header: `length key=value\\n`."""
     at = 0
     while at < len(body):
@@ -239,7 +240,8 @@ def _pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _apply(member: Member, extra: dict[bytes, bytes]) -> None:
+def apply_records(member: Member, extra: dict[bytes, bytes]) -> None:
+    """Give a member what its PAX records say. Raises InputError for what is refused."""
     if member.flag == b"S" or any(key.startswith(b"GNU.sparse") for key in extra):
         raise InputError(
             "the archive has a sparse member, which is not supported",

@@ -1,78 +1,148 @@
 """Knows a layer by its table of contents, the tar without its files; must not know its bytes.
 
-Tables of contents are of our own making, so names in them are canonical and hard links lead to
-members that came before.
+Tables of contents are of our own making (`oci.streams.Toc`), so names in them are canonical, long
+ones and odd ones come by PAX, and hard links lead to members that came before. Most are asked about
+one or two paths of thousands, so a member is parsed when somebody wants to know it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from buildgraph.errors import InputError
 from buildgraph.filetree import FileStat, Kind, kept_xattr, name_order
-from buildgraph.oci.tarread import Member, TarReader
+from buildgraph.oci.tarread import BLOCK, Member, apply_records, number, parse_header, read_pax
 from buildgraph.oci.tarstream import OPAQUE_NAME, WHITEOUT_PREFIX
-from buildgraph.oci.unpack import member_path
 
 _ROOT = FileStat(Kind.DIR, 0o755)
 _WHITEOUT = FileStat(Kind.CHAR, 0)
+_OPAQUE = os.fsencode(OPAQUE_NAME)
+_PREFIX = os.fsencode(WHITEOUT_PREFIX)
+# What is kept of a header that says all of its member: mode to type flag, and the link's text.
+_FIELDS = slice(100, 157)
+_LINK = slice(157, 257)
+_ODD = b"x34"  # PAX records belong to the next header; devices have numbers elsewhere
 
 
 class TocTree:
     """A layer's names and metadata, read from its table of contents."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._stats: dict[str, FileStat] = {}
-        self._children: dict[str, list[str]] = {}
-        self._opaque: set[str] = set()
-        self._xattrs: dict[str, tuple[tuple[str, bytes], ...]] = {}
-        for member in TarReader(iter(chunks), total=1 << 62, bodies=False):
-            path = member_path(member.path)
-            parent, slash, name = path.rpartition("/")
-            if name == OPAQUE_NAME:
-                self._opaque.add(parent)
-                continue
-            if name.startswith(WHITEOUT_PREFIX):
-                name = name[len(WHITEOUT_PREFIX) :]
-                path = f"{parent}{slash}{name}"
-                self._stats[path] = _WHITEOUT
-            else:
-                self._stats[path] = self._member(member, path)
-            self._children.setdefault(parent, []).append(name)
-
-    def _member(self, member: Member, path: str) -> FileStat:
-        if member.flag == b"1":
-            target = member_path(member.link)
-            if target in self._xattrs:
-                self._xattrs[path] = self._xattrs[target]
-            return self._stats[target]
-        if member.xattrs:
-            self._xattrs[path] = tuple(x for x in member.xattrs if kept_xattr(x[0]))
-        return FileStat(
-            Kind(member.flag.decode()),
-            member.mode,
-            member.uid,
-            member.gid,
-            len(member.link) if member.flag == b"2" else member.size,
-            member.mtime_ns,
-            rdev=os.makedev(member.major, member.minor),
-            target=os.fsdecode(member.link) if member.flag == b"2" else "",
-        )
+        self._members: dict[bytes, bytes | Member] = dict(_members(chunks))
+        self._stats: dict[str, FileStat | None] = {"": _ROOT}
+        self._children: dict[bytes, list[bytes]] | None = None
 
     def stat(self, path: str) -> FileStat | None:
         """Return what is at `path`, whiteouts too."""
-        return self._stats.get(path) if path else _ROOT
+        if path not in self._stats:
+            self._stats[path] = self._stat(name_order(path))
+        return self._stats[path]
 
     def list(self, path: str) -> list[tuple[str, FileStat]]:
         """Return the entries of a directory, whiteouts too, in `name_order`."""
+        if self._children is None:
+            self._children = {}
+            for raw in self._members:
+                parent, _, name = raw.rpartition(b"/")
+                self._children.setdefault(parent, []).append(name)
+        names = {
+            name.removeprefix(_PREFIX)
+            for name in self._children.get(name_order(path), ())
+            if name != _OPAQUE
+        }
         prefix = f"{path}/" if path else ""
-        names = sorted(self._children.get(path, ()), key=name_order)
-        return [(name, self._stats[prefix + name]) for name in names]
+        found = ((name, self.stat(prefix + name)) for name in map(os.fsdecode, sorted(names)))
+        return [(name, stat) for name, stat in found if stat is not None]
 
     def opaque(self, path: str) -> bool:
         """Say whether the directory hides what is below."""
-        return path in self._opaque
+        return _join(name_order(path), _OPAQUE) in self._members
 
     def xattrs(self, path: str) -> tuple[tuple[str, bytes], ...]:
         """Return the kept attributes."""
-        return self._xattrs.get(path, ())
+        member = self._members.get(name_order(path))
+        if isinstance(member, bytes) and member[56:57] == b"1":
+            member = self._members.get(member[57:])
+        if not isinstance(member, Member):
+            return ()  # attributes come by PAX alone
+        if member.flag == b"1":
+            return self.xattrs(os.fsdecode(member.link))
+        return tuple(x for x in member.xattrs if kept_xattr(x[0]))
+
+    def _stat(self, raw: bytes) -> FileStat | None:
+        member = self._members.get(raw)
+        if member is None:
+            parent, _, name = raw.rpartition(b"/")
+            return _WHITEOUT if _join(parent, _PREFIX + name) in self._members else None
+        if isinstance(member, bytes):
+            flag, link = member[56:57], member[57:]
+            mode, uid, gid = (number(member[at : at + 8]) for at in (0, 8, 16))
+            size, mtime, rdev = number(member[24:36]), number(member[36:48]) * 1_000_000_000, 0
+        else:
+            flag, link, mode, uid, gid = (
+                member.flag,
+                member.link,
+                member.mode,
+                member.uid,
+                member.gid,
+            )
+            size, mtime = member.size, member.mtime_ns
+            rdev = os.makedev(member.major, member.minor)
+        if flag == b"1":
+            return self._stat(link)
+        is_link = flag == b"2"
+        return FileStat(
+            Kind(flag.decode()),
+            mode & 0o7777,
+            uid,
+            gid,
+            len(link) if is_link else size,
+            mtime,
+            rdev=rdev,
+            target=os.fsdecode(link) if is_link else "",
+        )
+
+
+def _join(parent: bytes, name: bytes) -> bytes:
+    return parent + b"/" + name if parent else name
+
+
+def _members(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Member]]:
+    """Yield (path, member): the fields of its header as they are, or parsed where it is odd."""
+    data = b""
+    for chunk in chunks:
+        data += chunk
+        at, whole = 0, len(data) - BLOCK
+        while at <= whole:
+            if data[at + 156] in _ODD:
+                end, found = _odd(data, at)
+                if found is None:
+                    break  # the rest of it is in the next chunk
+                yield found
+                at = end
+                continue
+            path = data[at : at + 100].rstrip(b"\0")
+            if data[at + 345]:
+                path = data[at + 345 : at + 500].rstrip(b"\0") + b"/" + path
+            header = data[at : at + 257]
+            yield path.rstrip(b"/"), header[_FIELDS] + header[_LINK].rstrip(b"\0")
+            at += BLOCK
+        data = data[at:]
+    if data:
+        raise InputError("a layer's table of contents is cut off")
+
+
+def _odd(data: bytes, at: int) -> tuple[int, tuple[bytes, Member] | None]:
+    """Return (where the next member begins, this one), None where `data` has not all of it."""
+    records: dict[bytes, bytes] = {}
+    if data[at + 156 : at + 157] == b"x":
+        size = number(data[at + 124 : at + 136])
+        body = data[at + BLOCK : at + BLOCK + size]
+        at += BLOCK + size + -size % BLOCK
+        if at + BLOCK > len(data):
+            return at, None
+        records.update(read_pax(body))
+    member = parse_header(data[at : at + BLOCK])
+    apply_records(member, records)
+    return at + BLOCK, (member.path.rstrip(b"/"), member)
