@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What libyaml takes for a line break, and what it takes for a character at all (YAML 1.1, 5.1).
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE: Final = re.compile(
-    "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]"
 )
 _BY_PROBLEM: Final = (
     ("found unexpected end of stream", "close the quote"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,8 @@ def directories(store: LayerStore, layers: Sequence[Layer]) -> list[Path]:
     missing = [layer for layer in layers if not store.has_directory(layer)]
     if len(missing) > 1:
         # The lowest first: it is the largest, as a rule, and the first whose download begins.
+        from concurrent.futures import ThreadPoolExecutor  # brings logging along
+
         with ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack") as pool:
             list(pool.map(store.ensure_directory, reversed(missing)))
     return [store.ensure_directory(layer) for layer in layers]

@@ -6,7 +6,6 @@ digest, size and diff_id (A23, A24). What was verified once is not read again.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
@@ -108,6 +107,8 @@ def _load(layout: Layout, manifest: Descriptor, layer_store: LayerStore) -> Load
     def one(pair: tuple[Digest, Descriptor]) -> Layer:
         diff_id, blob = pair
         return layer_store.import_blob(diff_id, blob.digest, blob.size, lambda: layout.chunks(blob))
+
+    from concurrent.futures import ThreadPoolExecutor  # brings logging along
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="import") as pool:
         layers = tuple(pool.map(one, parts.layers))

@@ -286,7 +286,6 @@ WORKLOADS = (
         "copy-large",
         (Row("cold", "COPY of 1.1 GB, half incompressible, to an archive", 6.0),),
         _large,
-        rounds=1,
         files=True,
     ),
     Workload(
