@@ -22,6 +22,7 @@ from buildgraph_cache.disk import host_error
 from buildgraph_cache.layout import RESERVE_BYTES, is_full, make_reserve, release_reserve
 from buildgraph_cache.leases import floor as oldest_lease
 from buildgraph_cache.locks import file_lock, sweep_locks, try_flock
+from buildgraph_cache.memory import give_back_large_blocks
 from buildgraph_cache.mount_care import remove_mount
 from buildgraph_cache.plan import NOT_THERE, Marks, Reach, RecordRow, mark_of, plan_removal
 from buildgraph_cache.records import scan
@@ -86,6 +87,7 @@ class Collector:
         """Collect, and say what came of it."""
         session = self._session
         session.writable("collecting")
+        give_back_large_blocks()
         try:
             with file_lock(session.layout.gc_lock):
                 self._make_room()
@@ -161,6 +163,7 @@ class Collector:
     def _round(self) -> bool:
         """Plan once and carry it out; return whether another round may find more."""
         session = self._session
+        self._now.forget()
         self._floor = session.index.write(lambda c: oldest_lease(c, session.layout))
         caches = self._mounts()
         excess = None
@@ -433,6 +436,10 @@ class _Now:
             self._found = reach, reach.held(floor)
             self._as_of = (floor, *_version(connection))
         return self._found
+
+    def forget(self) -> None:
+        """Let go of the last look: with a plan's own picture beside it there would be two."""
+        self._found = None
 
     @contextmanager
     def ours(self, connection: sqlite3.Connection) -> Iterator[None]:

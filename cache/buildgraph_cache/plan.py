@@ -250,11 +250,16 @@ def plan_removal(
 
 
 def _sorted(numbers: array[int], key: Callable[[int], int]) -> Iterator[int]:
-    """Yield numbers in the order of their keys; only as many as are asked for are merged."""
-    pieces = range(0, len(numbers), _PIECE)
-    return merge(
-        *(array("i", sorted(numbers[at : at + _PIECE], key=key)) for at in pieces), key=key
-    )
+    """Yield numbers in the order of their keys; only as many as are asked for are merged.
+
+    They are sorted piece by piece where they are.
+    """
+    pieces = [range(at, at + _PIECE) for at in range(0, len(numbers), _PIECE)]
+    for piece in pieces:
+        part = slice(piece.start, piece.stop)
+        numbers[part] = array("i", sorted(numbers[part], key=key))
+    places = (range(piece.start, min(piece.stop, len(numbers))) for piece in pieces)
+    return merge(*(map(numbers.__getitem__, part) for part in places), key=key)
 
 
 def _take_bare_records(reach: Reach, removal: _Removal, floor: int, excess: int) -> None:
