@@ -142,11 +142,9 @@ def spread(node: Scalar, names: Names) -> list[Scalar] | None:
         found = None if STAMP in template.names else listed(template, names.known, _budget(names))
     except (InputError, TemplateError):
         return None
-    return (
-        None
-        if found is None
-        else [dataclasses.replace(node, text=text, style="") for text in found]
-    )
+    if found is None:
+        return None
+    return [dataclasses.replace(node, text=text, style="") for text in found]
 
 
 def _budget(names: Names) -> Budget:

@@ -26,7 +26,7 @@ Row = tuple[str, int, int, int, int, int, int]
 class Directory(Struct, frozen=True):
     """What one directory was: its path below the root, its own row, and its entries, packed.
 
-    Packed, since a build sees hundreds of thousands of entries: they take 60 bytes each.
+    Packed, since a build sees hundreds of thousands of entries: they take 70 bytes each.
     """
 
     path: str

@@ -50,7 +50,6 @@ _KINDS: Final = {
 _TYPE_BITS: Final = {kind: type_bits for type_bits, kind in _KINDS.items()}
 _Listing = list[tuple[str, FileStat]]
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_ROOM: Final = Room(0)
 _YOUNG_NS: Final = 100_000_000  # no single write(2) to a file we also read lasts longer
 
 
@@ -69,14 +68,14 @@ class ContextTree(Closing):
         stat_cache: StatCache,
         *,
         owners: bool = False,
-        room: Room = _NO_ROOM,
+        room: Room | None = None,
     ):
         """Open `root`, which is trusted and may be reached by links. Raises InputError.
 
         With `owners` the files have theirs; else all are root's, whoever has checked them out.
-        `room` is for the bytes of small files, see `kept`.
+        `room` is for the bytes of small files, see `kept`; none are kept without.
         """
-        self._contents = Contents(room)
+        self._contents = Contents(room or Room(0))
         self._owners = owners
         self.root = root
         self._ignore = ignore

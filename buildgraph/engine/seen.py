@@ -48,7 +48,6 @@ class SeenContext:
 
     def __init__(self, store: Store, spec: ContextSpec):
         self.key = question("context", _VERSION, spec.root, spec.ignore, spec.owners)
-        self._root = spec.root
         self._learnt: dict[str, str] = {}
         self._parts = _read(store.get_record(KIND, self.key))
 

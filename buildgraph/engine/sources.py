@@ -86,7 +86,7 @@ class Sources:
     def done(self, op: Op) -> None:
         """Take note that a node has its result; what no other node reads is let go.
 
-        A tree of a context takes half a kilobyte a file, and a workspace has a thousand.
+        A tree of a context takes nearly a kilobyte a file, and a workspace has a thousand trees.
         """
         for context in contexts_read(op):
             with self._guard:

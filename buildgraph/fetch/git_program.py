@@ -207,13 +207,14 @@ def _collect(
     for thread in threads:
         thread.start()
     end = time.monotonic() + limits.GIT_SECONDS
-    while not _ended(process, _TICK):
+    while process.poll() is None:
         if cancel is not None and cancel.is_set():
             raise Interrupted("interrupted")
         if time.monotonic() > end:
             raise HostError(f"git {verb} took more than {limits.GIT_SECONDS} s", where)
         if out.overflown:
             raise HostError(f"git {verb} says more than {most} bytes", where)
+        _wait(process, _TICK)
     for thread in threads:
         thread.join(_KILL_AFTER)
     if process.returncode != 0:
@@ -224,20 +225,18 @@ def _collect(
     return out.data()
 
 
-def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait so long for a process and say whether it has ended.
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait until a process that was not waited for yet has ended, so long at most.
 
     `Popen.wait` with a limit sleeps in ever longer steps, a third of what git takes to answer.
     """
-    if process.poll() is None:
-        fd = os.pidfd_open(process.pid)
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            poll.poll(seconds * 1000)
-        finally:
-            os.close(fd)
-    return process.poll() is not None
+    fd = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        os.close(fd)
 
 
 class _Kept:

@@ -10,10 +10,9 @@ named (CVE-2022-39253).
 from __future__ import annotations
 
 import base64
-import dataclasses
 import re
 import urllib.parse
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from buildgraph.errors import InputError, Location, did_you_mean
@@ -44,7 +43,7 @@ _KEYS: Final = (
 _SCHEMES: Final = ("git", "ssh", "http", "https")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class GitReference:
     """A commit of a repository, as somebody wrote it down.
 
@@ -61,8 +60,7 @@ class GitReference:
     submodules: bool = True
     fetch_by_commit: bool = False
     preserve_times: bool = False  # mtime=commit: files are as old as the commit
-    # user:password of an http URL; never shown
-    login: str = dataclasses.field(default="", repr=False)
+    login: str = field(default="", repr=False)  # user:password of an http URL; never shown
 
     @property
     def shown(self) -> str:

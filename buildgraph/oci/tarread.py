@@ -14,9 +14,8 @@ from msgspec import Struct
 
 from buildgraph import limits
 from buildgraph.errors import InputError
-from buildgraph.oci.tarstream import byte_sum
+from buildgraph.oci.tarstream import BLOCK, byte_sum
 
-BLOCK: Final = 512
 _NUMBERS: Final = (b"uid", b"gid", b"size")
 _XATTR: Final = b"SCHILY.xattr."
 

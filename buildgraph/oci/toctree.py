@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 
 from buildgraph.errors import InputError
 from buildgraph.filetree import FileStat, Kind, kept_xattr, name_order
-from buildgraph.oci.tarread import BLOCK, Member, apply_records, number, parse_header, read_pax
-from buildgraph.oci.tarstream import OPAQUE_NAME, WHITEOUT_PREFIX
+from buildgraph.oci.tarread import Member, apply_records, number, parse_header, read_pax
+from buildgraph.oci.tarstream import BLOCK, OPAQUE_NAME, WHITEOUT_PREFIX
 
 _ROOT = FileStat(Kind.DIR, 0o755)
 _WHITEOUT = FileStat(Kind.CHAR, 0)
@@ -61,47 +61,41 @@ class TocTree:
 
     def xattrs(self, path: str) -> tuple[tuple[str, bytes], ...]:
         """Return the kept attributes."""
-        member = self._members.get(name_order(path))
-        if isinstance(member, bytes) and member[56:57] == b"1":
-            member = self._members.get(member[57:])
-        if not isinstance(member, Member):
-            return ()  # attributes come by PAX alone
-        if member.flag == b"1":
-            return self.xattrs(os.fsdecode(member.link))
-        return tuple(x for x in member.xattrs if kept_xattr(x[0]))
+        member = self._member(name_order(path))
+        if member is not None and member.flag == b"1":
+            member = self._member(member.link)
+        return () if member is None else tuple(x for x in member.xattrs if kept_xattr(x[0]))
 
     def _stat(self, raw: bytes) -> FileStat | None:
-        member = self._members.get(raw)
+        member = self._member(raw)
         if member is None:
             parent, _, name = raw.rpartition(b"/")
             return _WHITEOUT if _join(parent, _PREFIX + name) in self._members else None
-        if isinstance(member, bytes):
-            flag, link = member[56:57], member[57:]
-            mode, uid, gid = (number(member[at : at + 8]) for at in (0, 8, 16))
-            size, mtime, rdev = number(member[24:36]), number(member[36:48]) * 1_000_000_000, 0
-        else:
-            flag, link, mode, uid, gid = (
-                member.flag,
-                member.link,
-                member.mode,
-                member.uid,
-                member.gid,
-            )
-            size, mtime = member.size, member.mtime_ns
-            rdev = os.makedev(member.major, member.minor)
-        if flag == b"1":
-            return self._stat(link)
-        is_link = flag == b"2"
+        if member.flag == b"1":
+            return self._stat(member.link)
+        is_link = member.flag == b"2"
         return FileStat(
-            Kind(flag.decode()),
-            mode & 0o7777,
-            uid,
-            gid,
-            len(link) if is_link else size,
-            mtime,
-            rdev=rdev,
-            target=os.fsdecode(link) if is_link else "",
+            Kind(member.flag.decode()),
+            member.mode,
+            member.uid,
+            member.gid,
+            len(member.link) if is_link else member.size,
+            member.mtime_ns,
+            rdev=os.makedev(member.major, member.minor),
+            target=os.fsdecode(member.link) if is_link else "",
         )
+
+    def _member(self, raw: bytes) -> Member | None:
+        found = self._members.get(raw)
+        return _parsed(raw, found) if isinstance(found, bytes) else found
+
+
+def _parsed(path: bytes, fields: bytes) -> Member:
+    mode, uid, gid = (number(fields[at : at + 8]) for at in (0, 8, 16))
+    size, mtime_ns = number(fields[24:36]), number(fields[36:48]) * 1_000_000_000
+    return Member(
+        path, fields[56:57], mode & 0o7777, uid, gid, size, mtime_ns, fields[57:], major=0, minor=0
+    )
 
 
 def _join(parent: bytes, name: bytes) -> bytes:

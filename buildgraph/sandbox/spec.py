@@ -13,7 +13,7 @@ import json
 from typing import Any, Final, Literal, assert_never
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from buildgraph.errors import InputError
 from buildgraph.fields import field_names
@@ -333,8 +333,7 @@ def without_secrets(spec: SandboxSpec) -> SandboxSpec:
         FileMount(m.target, b"", m.mode, m.uid, m.gid) if isinstance(m, FileMount) else m
         for m in spec.mounts
     )
-    values = asdict(spec)
-    return SandboxSpec(**{**values, "mounts": mounts})
+    return replace(spec, mounts=mounts)
 
 
 # -- words --------------------------------------------------------------------------------------

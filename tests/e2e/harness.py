@@ -32,6 +32,18 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (ROOT, ROOT / "cache", ROOT / "rules")
 BUSYBOX = Path("/bin/busybox")
+# Top-level modules that take their time: what has to be quick loads none of them.
+HEAVY = {
+    "click",
+    "dataclasses",
+    "jinja2",
+    "msgspec",
+    "networkx",
+    "pyroute2",
+    "rich",
+    "urllib3",
+    "yaml",
+}
 _ALL = 0o777
 
 

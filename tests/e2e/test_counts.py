@@ -13,20 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from e2e.harness import HEAVY
+
 STRACE = shutil.which("strace")
 BUSYBOX = shutil.which("busybox")
 FILES = 30
-HEAVY = {
-    "click",
-    "msgspec",
-    "yaml",
-    "networkx",
-    "jinja2",
-    "pyroute2",
-    "rich",
-    "urllib3",
-    "dataclasses",
-}
 OURS = {
     "buildgraph",
     "buildgraph.cli",

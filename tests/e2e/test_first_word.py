@@ -13,18 +13,7 @@ import pytest
 
 from buildgraph import __version__
 from buildgraph.cli.first_word import greet
-
-HEAVY = {
-    "click",
-    "msgspec",
-    "yaml",
-    "networkx",
-    "jinja2",
-    "pyroute2",
-    "rich",
-    "urllib3",
-    "dataclasses",
-}
+from e2e.harness import HEAVY
 
 
 @pytest.fixture
